@@ -1,0 +1,255 @@
+"""Server arguments: every option of a worker, defined once, with its default, group and help."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+
+def _option(
+    group: str, default: Any, help: str, *, choices: Sequence[str] | None = None, **extra: Any
+) -> Any:
+    metadata = {"group": group, "help": help, "choices": choices, **extra}
+    return field(default=default, metadata=metadata)
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 65535, not {text}")
+    return value
+
+
+def _chunk_size(text: str) -> int:
+    value = int(text)
+    if value == 0 or value < -1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, or -1 for no chunks, not {text}")
+    return value
+
+
+MODEL = "Model and tokenizer"
+HTTP = "HTTP server"
+MEMORY = "Memory and scheduling"
+RUNTIME = "Runtime"
+LOGGING = "Logging"
+
+
+@dataclass(frozen=True)
+class ServerArgs:
+    """What a worker is told at its start. Names and meanings follow SGLang 0.4.3's flags."""
+
+    model_path: str = _option(
+        MODEL,
+        "smollm2-135m",
+        "A folder with config.json, safetensors and tokenizer files, a .gguf file, or the name of an "
+        "embedded model (smollm2-135m), which is downloaded once.",
+    )
+    tokenizer_path: str | None = _option(
+        MODEL, None, "Where the tokenizer is, if not with the model.", shown_default="the model path"
+    )
+    served_model_name: str | None = _option(
+        MODEL, None, "The name that /v1/models reports.", shown_default="the model path"
+    )
+    chat_template: str | None = _option(
+        MODEL,
+        None,
+        "A file with a Jinja chat template, or the template itself.",
+        shown_default="the tokenizer's own",
+    )
+    load_format: str = _option(
+        MODEL,
+        "auto",
+        "Format of the weights. 'dummy' makes random ones: for measuring speed.",
+        choices=("auto", "safetensors", "gguf", "dummy"),
+    )
+    dtype: str = _option(
+        MODEL,
+        "auto",
+        "Type of weights and activations. 'auto' is bfloat16 where the device computes in it, else float32.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    context_length: int | None = _option(
+        MODEL,
+        None,
+        "The longest request, prompt and answer together, in tokens.",
+        parse=_positive_int,
+        shown_default="the model's own",
+    )
+    device: str = _option(
+        MODEL, "auto", "Where the model runs. 'auto' is cuda if there is one, else cpu.", choices=("auto", "cpu", "cuda")
+    )
+    random_seed: int | None = _option(
+        MODEL, None, "Seed of sampling and of dummy weights.", parse=int, shown_default="random"
+    )
+
+    host: str = _option(HTTP, "127.0.0.1", "Address to listen on.")
+    port: int = _option(HTTP, 30000, "Port to listen on; 0 takes a free one.", parse=_port)
+    api_key: str | None = _option(
+        HTTP, None, "Key that requests must carry as 'Authorization: Bearer KEY'.", shown_default="none"
+    )
+    enable_cache_report: bool = _option(
+        HTTP, False, "Report cached prompt tokens in the usage of OpenAI responses."
+    )
+    allow_auto_truncate: bool = _option(
+        HTTP, False, "Cut prompts that are longer than the context instead of refusing them."
+    )
+
+    mem_fraction_static: float = _option(
+        MEMORY,
+        0.9,
+        "Share of the device's free memory for weights and KV cache. On CPU, the KV cache is also "
+        "held to 4 GiB unless --max-total-tokens says otherwise.",
+        parse=_fraction,
+    )
+    max_total_tokens: int | None = _option(
+        MEMORY,
+        None,
+        "Size of the KV cache in tokens.",
+        parse=_positive_int,
+        shown_default="from free memory",
+    )
+    max_running_requests: int | None = _option(
+        MEMORY,
+        None,
+        "How many requests may run at the same time.",
+        parse=_positive_int,
+        shown_default="from the KV cache's size, at most 256 on CPU and 4096 on GPU",
+    )
+    max_prefill_tokens: int = _option(
+        MEMORY, 16384, "Token budget of one prefill batch.", parse=_positive_int
+    )
+    chunked_prefill_size: int | None = _option(
+        MEMORY,
+        None,
+        "Prefill long prompts in chunks of this many tokens; -1 turns chunks off.",
+        parse=_chunk_size,
+        shown_default="512 on CPU, 8192 on GPU",
+    )
+    enable_mixed_chunk: bool = _option(
+        MEMORY, False, "Decode running requests in the same batch as a prefill chunk."
+    )
+    schedule_policy: str = _option(
+        MEMORY,
+        "lpm",
+        "Order of waiting requests: longest cached prefix first, or first come first served.",
+        choices=("lpm", "fcfs"),
+    )
+    schedule_conservativeness: float = _option(
+        MEMORY,
+        1.0,
+        "Above 1, admit fewer requests at once and retract fewer; below 1, the reverse.",
+        parse=float,
+    )
+    page_size: int = _option(MEMORY, 1, "Tokens in a page of the KV cache.", parse=_positive_int)
+    disable_radix_cache: bool = _option(MEMORY, False, "Do not reuse the KV cache of shared prefixes.")
+
+    tp_size: int = _option(RUNTIME, 1, "Tensor-parallel size; only 1 in this version.", parse=_positive_int)
+    attention_backend: str | None = _option(
+        RUNTIME, None, "Attention kernels.", choices=("torch_native",), shown_default="torch_native"
+    )
+    num_threads: int | None = _option(
+        RUNTIME,
+        None,
+        "CPU threads of the model's computation.",
+        parse=_positive_int,
+        shown_default="all cores that the process may use",
+    )
+    stream_interval: int = _option(
+        RUNTIME, 1, "Stream after every so many tokens.", parse=_positive_int
+    )
+
+    log_level: str = _option(
+        LOGGING, "info", "Verbosity.", choices=("debug", "info", "warning", "error")
+    )
+    log_level_http: str | None = _option(
+        LOGGING,
+        None,
+        "Verbosity of the HTTP server.",
+        choices=("debug", "info", "warning", "error"),
+        shown_default="warning",
+    )
+    log_requests: bool = _option(LOGGING, False, "Log prompts and answers. They can hold private data.")
+    decode_log_interval: int = _option(
+        LOGGING, 40, "Log throughput after every so many decode steps.", parse=_positive_int
+    )
+
+    def url(self) -> str:
+        """The address of this worker as a client writes it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}"
+
+    def to_json(self) -> str:
+        """For handing over to a child process."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ServerArgs:
+        """The reverse of `to_json`."""
+        return cls(**json.loads(text))
+
+    @classmethod
+    def add_cli_arguments(cls, parser: argparse.ArgumentParser, *, skip: Sequence[str] = ()) -> None:
+        """Add one flag a field to `parser`, grouped; leaves out the fields named in `skip`."""
+        groups: dict[str, Any] = {}
+        types = get_type_hints(cls)
+        for option in dataclasses.fields(cls):
+            if option.name in skip:
+                continue
+            title = option.metadata["group"]
+            group = groups.get(title)
+            if group is None:
+                group = groups[title] = parser.add_argument_group(title)
+            _add_flag(group, option, types[option.name])
+
+    @classmethod
+    def from_cli(cls, parsed: argparse.Namespace) -> ServerArgs:
+        """Build from what `add_cli_arguments` parsed; attributes of others are passed over."""
+        names = (option.name for option in dataclasses.fields(cls))
+        return cls(**{name: getattr(parsed, name) for name in names if hasattr(parsed, name)})
+
+    def to_cli(self) -> list[str]:
+        """The flags that make these arguments again; those at their default are left out."""
+        flags: list[str] = []
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if value == option.default:
+                continue
+            flags.append("--" + option.name.replace("_", "-"))
+            if value is not True:
+                flags.append(str(value))
+        return flags
+
+
+def _add_flag(group: Any, option: dataclasses.Field, annotation: Any) -> None:
+    metadata = option.metadata
+    flag = "--" + option.name.replace("_", "-")
+    if annotation is bool:
+        group.add_argument(flag, action="store_true", default=option.default, help=metadata["help"])
+        return
+    shown = metadata.get("shown_default", option.default)
+    parse: Callable[[str], Any] = metadata.get("parse", str)
+    extra: dict[str, Any] = {}
+    if metadata["choices"]:
+        extra["choices"] = metadata["choices"]
+    else:
+        extra["metavar"] = option.name.rsplit("_", 1)[-1].upper()
+    help_text = f"{metadata['help']} Default: {shown}.".replace("%", "%%")
+    group.add_argument(flag, type=parse, default=option.default, help=help_text, **extra)

@@ -1,0 +1,136 @@
+"""The structs that cross process boundaries. Imports nothing of the project.
+
+The HTTP process and the scheduler process meet here and nowhere else. Messages travel as msgpack over
+ZeroMQ, one struct a frame; the unions at the end say which may travel in which direction.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
+    """How the next token of one request is chosen, and when the request ends.
+
+    `temperature` 0 means greedy. `top_k` -1 means all tokens. `stop_token_ids` end a request also when
+    `ignore_eos` is set. Stop strings are not here: the HTTP process, which has the text, watches for them.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, array_like=True, tag="generate"):
+    """A checked request: the prompt fits the context together with `max_new_tokens`.
+
+    `stream_interval` is how many tokens may gather before they are sent; 0 sends only at the end.
+    """
+
+    rid: str
+    input_ids: list[int]
+    sampling: SamplingParams
+    stream_interval: int = 1
+
+
+class AbortRequest(msgspec.Struct, frozen=True, array_like=True, tag="abort"):
+    """End a request now: its client is gone, or a stop string was met. No answer is sent."""
+
+    rid: str
+
+
+class FlushCache(msgspec.Struct, frozen=True, array_like=True, tag="flush"):
+    """Empty the radix cache. Answered by `FlushDone`."""
+
+    rid: str
+
+
+class GetState(msgspec.Struct, frozen=True, array_like=True, tag="get_state"):
+    """Ask how the scheduler does. Answered by `SchedulerState`."""
+
+    rid: str
+
+
+class FinishReason(msgspec.Struct, frozen=True, array_like=True):
+    """Why a request ended: `matched` is the token id for "stop"; `message` says why for "abort"."""
+
+    kind: Literal["stop", "length", "abort"]
+    matched: int | None = None
+    message: str | None = None
+    status: int = 500
+
+
+class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
+    """New tokens of one request since its last chunk. `finish` is None while it runs on."""
+
+    rid: str
+    token_ids: list[int]
+    cached_tokens: int
+    finish: FinishReason | None = None
+
+
+class TokenChunks(msgspec.Struct, frozen=True, array_like=True, tag="tokens"):
+    """What one step of the engine produced, all requests together."""
+
+    chunks: list[TokenChunk]
+
+
+class FlushDone(msgspec.Struct, frozen=True, array_like=True, tag="flush_done"):
+    """`success` is False when requests were running, and the cache was left alone."""
+
+    rid: str
+    success: bool
+
+
+class SchedulerState(msgspec.Struct, frozen=True, array_like=True, tag="state"):
+    """Counts at one moment. Token counts are KV slots: free + cached + held = total."""
+
+    rid: str
+    running_requests: int
+    waiting_requests: int
+    total_tokens: int
+    free_tokens: int
+    cached_tokens: int
+    held_tokens: int
+    prompt_tokens_total: int
+    cached_prompt_tokens_total: int
+    generated_tokens_total: int
+    retractions_total: int
+
+
+class LoadProgress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
+    """How far the start is. `fraction` lies between 0 and 1."""
+
+    stage: str
+    fraction: float
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """The engine takes requests. `context_length` is in tokens, prompt and answer together."""
+
+    context_length: int
+    max_total_tokens: int
+    max_running_requests: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    dtype: str
+    device: str
+    weights_bytes: int
+    kv_cache_bytes: int
+
+
+class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag="start_failed"):
+    """The engine could not start; `error` is one line for the user."""
+
+    error: str
+
+
+ToScheduler = GenerateRequest | AbortRequest | FlushCache | GetState
+FromScheduler = TokenChunks | FlushDone | SchedulerState | LoadProgress | Ready | StartFailed
