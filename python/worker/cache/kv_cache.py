@@ -1,0 +1,170 @@
+"""Who holds which slots: page table rows, a sequence's slots, and their way into the tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .radix_cache import Match, Node, RadixCache
+from .slot_allocator import SlotAllocator
+
+
+@dataclass
+class Sequence:
+    """The slots of one running request, in tokens from the start of its text.
+
+        0 ............ cached ............ computed ............ allocated
+        | the tree's,  | its own, with     | its own, nothing    |
+        | locked       | keys and values   | written there yet   |
+
+    `row` is its row of the page table; `node` ends the locked path in the tree.
+    """
+
+    row: int
+    node: Node
+    cached: int
+    computed: int
+    allocated: int
+
+    @property
+    def held(self) -> int:
+        """Tokens' worth of slots that belong to this sequence alone."""
+        return self.allocated - self.cached
+
+
+class KVCache:
+    """Slots, page table and radix tree of one rank; free + cached + held = total at all times.
+
+    `page_table` [max_sequences, max_length] int32 lives on the host.
+    """
+
+    def __init__(
+        self,
+        total_tokens: int,
+        max_sequences: int,
+        max_length: int,
+        *,
+        page_size: int = 1,
+        disable_radix_cache: bool = False,
+    ) -> None:
+        self.page_size = page_size
+        self.disabled = disable_radix_cache
+        self.allocator = SlotAllocator(total_tokens, page_size)
+        self.tree = RadixCache(self.allocator)
+        columns = -(-max_length // page_size) * page_size
+        self._rows = np.zeros((max_sequences, columns), dtype=np.int32)
+        self.page_table = torch.from_numpy(self._rows)
+        self._free_rows = list(range(max_sequences - 1, -1, -1))
+        self.held_tokens = 0
+
+    # ===== sizes, in tokens =====
+
+    @property
+    def total_tokens(self) -> int:
+        return self.allocator.total_tokens
+
+    @property
+    def free_tokens(self) -> int:
+        return self.allocator.free_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        return self.tree.cached_tokens
+
+    @property
+    def available_tokens(self) -> int:
+        """Free, or cached and evictable."""
+        return self.allocator.free_tokens + self.tree.evictable_tokens
+
+    @property
+    def free_rows(self) -> int:
+        return len(self._free_rows)
+
+    def check(self) -> None:
+        """Assert the memory invariant."""
+        counts = (self.free_tokens, self.cached_tokens, self.held_tokens)
+        assert sum(counts) == self.total_tokens, (
+            f"KV slots leak: free + cached + held = {counts}, of {self.total_tokens}"
+        )
+
+    # ===== a sequence's life =====
+
+    def match(self, tokens: np.ndarray) -> Match:
+        """The longest cached prefix of `tokens` [n] int32."""
+        if self.disabled:
+            return Match(np.empty(0, dtype=np.int32), self.tree.root)
+        return self.tree.match(tokens)
+
+    def match_length(self, tokens: np.ndarray) -> int:
+        """How much of `tokens` is cached, without marking it as used."""
+        return 0 if self.disabled else self.tree.match_length(tokens)
+
+    def begin(self, match: Match) -> Sequence:
+        """Take a row of the page table and lock the cached prefix `match`."""
+        row = self._free_rows.pop()
+        self.tree.lock(match.node)
+        length = len(match)
+        self._rows[row, :length] = match.slots
+        return Sequence(row, match.node, cached=length, computed=length, allocated=length)
+
+    def grow(self, sequence: Sequence, length: int) -> bool:
+        """Give `sequence` slots for `length` tokens, by eviction if need be; False if they lack."""
+        missing = length - sequence.allocated
+        if missing <= 0:
+            return True
+        missing = -(-missing // self.page_size) * self.page_size
+        if missing > self.allocator.free_tokens:
+            self.tree.evict(missing - self.allocator.free_tokens)
+            if missing > self.allocator.free_tokens:
+                return False
+        slots = self.allocator.allocate(missing)
+        end = sequence.allocated + missing
+        self._rows[sequence.row, sequence.allocated : end] = slots
+        sequence.allocated = end
+        self.held_tokens += missing
+        return True
+
+    def slots(self, sequence: Sequence, start: int, end: int) -> np.ndarray:
+        """The slots of tokens [start, end): a view [end - start] int32."""
+        return self._rows[sequence.row, start:end]
+
+    def publish(self, sequence: Sequence, tokens: np.ndarray) -> None:
+        """Let others use what `sequence` has computed; `tokens` [>= computed] int32 are its text.
+
+        0 ...... cached ...... known ...... whole ...... computed ... allocated
+        | tree's | duplicates: | new: the   | rest of a  | its own    |
+        |        | freed       | tree's now | page: own  |            |
+        """
+        if self.disabled:
+            return
+        whole = sequence.computed - sequence.computed % self.page_size
+        if whole <= sequence.cached:
+            return
+        known, match = self.tree.insert(tokens[:whole], self.slots(sequence, 0, whole))
+        assert known >= sequence.cached, "the locked prefix stays in the tree"
+        self.tree.lock(match.node)
+        self.tree.unlock(sequence.node)
+        self._free_own(self.slots(sequence, sequence.cached, known))
+        self._rows[sequence.row, sequence.cached : whole] = match.slots[sequence.cached :]
+        self.held_tokens -= whole - known
+        sequence.node, sequence.cached = match.node, whole
+
+    def end(self, sequence: Sequence, tokens: np.ndarray) -> None:
+        """The sequence leaves: what it computed goes to the tree, unlocked; all else is freed."""
+        self.publish(sequence, tokens)
+        self._free_own(self.slots(sequence, sequence.cached, sequence.allocated))
+        self.tree.unlock(sequence.node)
+        self._free_rows.append(sequence.row)
+
+    def flush(self) -> None:
+        """Empty the tree. Only while no sequence is running."""
+        assert self.held_tokens == 0 and self.tree.locked_tokens == 0, "requests are running"
+        self.tree.reset()
+        self.allocator.reset()
+
+    def _free_own(self, slots: np.ndarray) -> None:
+        if len(slots):
+            self.allocator.free(slots)
+            self.held_tokens -= len(slots)
