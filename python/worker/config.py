@@ -41,7 +41,9 @@ def _port(text: str) -> int:
 def _chunk_size(text: str) -> int:
     value = int(text)
     if value == 0 or value < -1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, or -1 for no chunks, not {text}")
+        raise argparse.ArgumentTypeError(
+            f"must be a positive integer, or -1 for no chunks, not {text}"
+        )
     return value
 
 
@@ -59,11 +61,14 @@ class ServerArgs:
     model_path: str = _option(
         MODEL,
         "smollm2-135m",
-        "A folder with config.json, safetensors and tokenizer files, a .gguf file, or the name of an "
-        "embedded model (smollm2-135m), which is downloaded once.",
+        "A folder with config.json, safetensors and tokenizer files, a .gguf file, or the name of "
+        "an embedded model (smollm2-135m), which is downloaded once.",
     )
     tokenizer_path: str | None = _option(
-        MODEL, None, "Where the tokenizer is, if not with the model.", shown_default="the model path"
+        MODEL,
+        None,
+        "Where the tokenizer is, if not with the model.",
+        shown_default="the model path",
     )
     served_model_name: str | None = _option(
         MODEL, None, "The name that /v1/models reports.", shown_default="the model path"
@@ -83,7 +88,8 @@ class ServerArgs:
     dtype: str = _option(
         MODEL,
         "auto",
-        "Type of weights and activations. 'auto' is bfloat16 where the device computes in it, else float32.",
+        "Type of weights and activations. 'auto' is bfloat16 where the device multiplies in it, "
+        "else float32.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     context_length: int | None = _option(
@@ -94,7 +100,10 @@ class ServerArgs:
         shown_default="the model's own",
     )
     device: str = _option(
-        MODEL, "auto", "Where the model runs. 'auto' is cuda if there is one, else cpu.", choices=("auto", "cpu", "cuda")
+        MODEL,
+        "auto",
+        "Where the model runs. 'auto' is cuda if there is one, else cpu.",
+        choices=("auto", "cpu", "cuda"),
     )
     random_seed: int | None = _option(
         MODEL, None, "Seed of sampling and of dummy weights.", parse=int, shown_default="random"
@@ -103,7 +112,10 @@ class ServerArgs:
     host: str = _option(HTTP, "127.0.0.1", "Address to listen on.")
     port: int = _option(HTTP, 30000, "Port to listen on; 0 takes a free one.", parse=_port)
     api_key: str | None = _option(
-        HTTP, None, "Key that requests must carry as 'Authorization: Bearer KEY'.", shown_default="none"
+        HTTP,
+        None,
+        "Key that requests must carry as 'Authorization: Bearer KEY'.",
+        shown_default="none",
     )
     enable_cache_report: bool = _option(
         HTTP, False, "Report cached prompt tokens in the usage of OpenAI responses."
@@ -159,9 +171,13 @@ class ServerArgs:
         parse=float,
     )
     page_size: int = _option(MEMORY, 1, "Tokens in a page of the KV cache.", parse=_positive_int)
-    disable_radix_cache: bool = _option(MEMORY, False, "Do not reuse the KV cache of shared prefixes.")
+    disable_radix_cache: bool = _option(
+        MEMORY, False, "Do not reuse the KV cache of shared prefixes."
+    )
 
-    tp_size: int = _option(RUNTIME, 1, "Tensor-parallel size; only 1 in this version.", parse=_positive_int)
+    tp_size: int = _option(
+        RUNTIME, 1, "Tensor-parallel size; only 1 in this version.", parse=_positive_int
+    )
     attention_backend: str | None = _option(
         RUNTIME, None, "Attention kernels.", choices=("torch_native",), shown_default="torch_native"
     )
@@ -186,7 +202,9 @@ class ServerArgs:
         choices=("debug", "info", "warning", "error"),
         shown_default="warning",
     )
-    log_requests: bool = _option(LOGGING, False, "Log prompts and answers. They can hold private data.")
+    log_requests: bool = _option(
+        LOGGING, False, "Log prompts and answers. They can hold private data."
+    )
     decode_log_interval: int = _option(
         LOGGING, 40, "Log throughput after every so many decode steps.", parse=_positive_int
     )
@@ -206,7 +224,9 @@ class ServerArgs:
         return cls(**json.loads(text))
 
     @classmethod
-    def add_cli_arguments(cls, parser: argparse.ArgumentParser, *, skip: Sequence[str] = ()) -> None:
+    def add_cli_arguments(
+        cls, parser: argparse.ArgumentParser, *, skip: Sequence[str] = ()
+    ) -> None:
         """Add one flag a field to `parser`, grouped; leaves out the fields named in `skip`."""
         groups: dict[str, Any] = {}
         types = get_type_hints(cls)

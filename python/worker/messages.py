@@ -1,7 +1,7 @@
 """The structs that cross process boundaries. Imports nothing of the project.
 
-The HTTP process and the scheduler process meet here and nowhere else. Messages travel as msgpack over
-ZeroMQ, one struct a frame; the unions at the end say which may travel in which direction.
+The HTTP process and the scheduler process meet here and nowhere else. Messages travel as msgpack
+over ZeroMQ, one struct a frame; the unions at the end say which may travel in which direction.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import msgspec
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     """How the next token of one request is chosen, and when the request ends.
 
-    `temperature` 0 means greedy. `top_k` -1 means all tokens. `stop_token_ids` end a request also when
-    `ignore_eos` is set. Stop strings are not here: the HTTP process, which has the text, watches for them.
+    `temperature` 0 means greedy. `top_k` -1 means all tokens. `stop_token_ids` end a request also
+    when `ignore_eos` is set. Stop strings are not here: the HTTP process, which has the text,
+    watches for them.
     """
 
     max_new_tokens: int

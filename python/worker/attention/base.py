@@ -1,4 +1,4 @@
-"""The interface of an attention backend, and the scoped context that hands it to the model's layers."""
+"""The interface of an attention backend, and the scoped context that hands it to layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .batch import ForwardBatch
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """The shape of one layer's attention. `sliding_window` counts the tokens that a query sees, itself included."""
+    """The shape of one layer's attention.
+
+    `sliding_window` counts the tokens that a query sees, itself included.
+    """
 
     layer_id: int
     num_heads: int
@@ -37,8 +40,10 @@ class AttentionBackend(ABC):
     ) -> torch.Tensor:
         """Write k and v into the cache, then attend.
 
-        q: [tokens, num_heads, head_dim]; k, v: [tokens, num_kv_heads, head_dim]; rope is already applied.
-        Returns [tokens, num_heads, head_dim]. Each query sees its sequence's tokens up to its own position.
+        q: [tokens, num_heads, head_dim]; k, v: [tokens, num_kv_heads, head_dim]; rope is already
+            applied.
+        Returns [tokens, num_heads, head_dim]. Each query sees its sequence's tokens up to its own
+        position.
         """
 
 

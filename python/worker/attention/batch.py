@@ -9,10 +9,11 @@ import torch
 
 @dataclass(frozen=True)
 class ForwardBatch:
-    """The tokens of one step, flattened: first one token of each decoding request, then the prefill chunks.
+    """The tokens of one step, flattened: one of each decoding request, then the prefill chunks.
 
-    Token `i` of the step has its key and value written to slot `out_slots[i]`. Sequence `s` owns row `rows[s]` of
-    `page_table`, whose first `seq_lens[s]` entries are the slots of all its tokens, those of this step included.
+    Token `i` of the step has its key and value written to slot `out_slots[i]`. Sequence `s` owns
+    row `rows[s]` of `page_table`, whose first `seq_lens[s]` entries are the slots of all its
+    tokens, those of this step included.
 
     input_ids, positions, out_slots: [tokens] int64, on the model's device
     rows: [sequences] int64, on the model's device

@@ -1,0 +1,27 @@
+"""Attention backends by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .base import AttentionBackend
+
+Factory = Callable[[list[torch.Tensor], list[torch.Tensor]], AttentionBackend]
+
+
+def _torch_native() -> Factory:
+    from .torch_native import TorchNativeBackend
+
+    return TorchNativeBackend
+
+
+ATTENTION_BACKENDS: dict[str, Callable[[], Factory]] = {"torch_native": _torch_native}
+
+
+def attention_backend(
+    name: str, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]
+) -> AttentionBackend:
+    """The backend `name` over the given cache tensors (one a layer, see the backend)."""
+    return ATTENTION_BACKENDS[name]()(k_cache, v_cache)
