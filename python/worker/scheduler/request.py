@@ -1,0 +1,101 @@
+"""One request on its way through the scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..cache.kv_cache import Sequence
+from ..messages import FinishReason, SamplingParams, TokenChunk
+
+
+@dataclass(eq=False)
+class Request:
+    """Prompt and answer in one token buffer, and the slots that hold their keys and values.
+
+    `tokens[:length]` is the text so far; its first `prompt_length` tokens are the prompt.
+    `sequence` is None while the request waits. `cached_tokens` is what the prompt found in the
+    cache when it was first admitted. `passed_over` counts the steps in which a request that came
+    later was admitted before it.
+    """
+
+    rid: str
+    prompt_length: int
+    sampling: SamplingParams
+    stop_token_ids: frozenset[int]
+    arrival: int
+    seed: int
+    stream_interval: int
+    tokens: np.ndarray = field(repr=False)
+    length: int
+    sequence: Sequence | None = None
+    cached_tokens: int = 0
+    admitted_before: bool = False
+    passed_over: int = 0
+    unsent: list[int] = field(default_factory=list)
+    finish: FinishReason | None = None
+
+    @classmethod
+    def create(
+        cls,
+        rid: str,
+        prompt: list[int],
+        sampling: SamplingParams,
+        *,
+        eos_token_ids: tuple[int, ...],
+        arrival: int,
+        seed: int,
+        stream_interval: int,
+    ) -> Request:
+        tokens = np.empty(len(prompt) + sampling.max_new_tokens, dtype=np.int32)
+        tokens[: len(prompt)] = prompt
+        stops = sampling.stop_token_ids
+        if not sampling.ignore_eos:
+            stops = (*stops, *eos_token_ids)
+        return cls(
+            rid=rid,
+            prompt_length=len(prompt),
+            sampling=sampling,
+            stop_token_ids=frozenset(stops),
+            arrival=arrival,
+            seed=seed,
+            stream_interval=stream_interval,
+            tokens=tokens,
+            length=len(prompt),
+        )
+
+    @property
+    def text(self) -> np.ndarray:
+        """Prompt and answer so far: [length] int32."""
+        return self.tokens[: self.length]
+
+    @property
+    def output_length(self) -> int:
+        return self.length - self.prompt_length
+
+    @property
+    def remaining_tokens(self) -> int:
+        """How many tokens it may still generate."""
+        return self.sampling.max_new_tokens - self.output_length
+
+    def append(self, token: int) -> None:
+        """Take a generated token; sets `finish` if it is the last."""
+        self.tokens[self.length] = token
+        self.length += 1
+        self.unsent.append(token)
+        if token in self.stop_token_ids:
+            self.finish = FinishReason("stop", matched=token)
+        elif self.remaining_tokens == 0:
+            self.finish = FinishReason("length")
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether enough tokens have gathered for a chunk, or the request has ended."""
+        gathered = 0 < self.stream_interval <= len(self.unsent)
+        return gathered or self.finish is not None
+
+    def take_chunk(self) -> TokenChunk:
+        """The tokens since the last chunk, to be sent now."""
+        unsent, self.unsent = self.unsent, []
+        return TokenChunk(self.rid, unsent, self.cached_tokens, self.finish)

@@ -1,0 +1,372 @@
+"""The scheduler: admits, batches, retracts and finishes requests, one step at a time."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from ..cache.kv_cache import KVCache
+from ..messages import FinishReason, GenerateRequest, SchedulerState, TokenChunk
+from .admission import RESERVE_LIMIT, NewTokenEstimate
+from .policy import POLICIES
+from .request import Request
+from .step import PrefillChunk, Step, sequence_of
+
+logger = logging.getLogger(__name__)
+
+# A waiting request whose prompt shares at least this many more tokens with a prompt that is just
+# being computed than with the cache waits for that prompt instead of computing the same again.
+WAIT_FOR_SHARED_TOKENS = 32
+
+# After so many failed steps in a row the device is taken for broken, and the process ends.
+FAILED_STEPS_LIMIT = 3
+
+
+@dataclass(frozen=True)
+class SchedulerOptions:
+    """What the scheduler is told at its start; names as in `ServerArgs`. Sizes are in tokens."""
+
+    context_length: int
+    max_running_requests: int
+    max_prefill_tokens: int
+    chunked_prefill_size: int | None
+    enable_mixed_chunk: bool
+    schedule_policy: str
+    schedule_conservativeness: float
+    random_seed: int | None
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass
+class Counters:
+    """Totals since the start, in tokens and events."""
+
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    generated_tokens: int = 0
+    retractions: int = 0
+
+
+class Scheduler:
+    """Requests go in by `add`; every `step` returns the tokens that it made.
+
+    A request waits (`waiting`), is prefilled, in chunks if it is long (`partial` is the one that
+    is in the middle of it), decodes (`running`), and ends; when memory runs out it is retracted to
+    `waiting`.
+
+    `forward` computes a step and returns a token for each of `step.sampled`.
+    """
+
+    def __init__(
+        self, cache: KVCache, forward: Callable[[Step], list[int]], options: SchedulerOptions
+    ) -> None:
+        self.cache = cache
+        self.options = options
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+        self.partial: Request | None = None
+        self.counters = Counters()
+        self._forward = forward
+        self._requests: dict[str, Request] = {}
+        self._policy = POLICIES[options.schedule_policy]
+        self._estimate = NewTokenEstimate(options.schedule_conservativeness)
+        self._seeds = random.Random(options.random_seed)
+        self._arrivals = 0
+        self._prefilled_last = False
+        self._failed_steps = 0
+
+    # ===== requests come and go =====
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._requests
+
+    def add(self, message: GenerateRequest) -> list[TokenChunk]:
+        """Take a request. One that can never fit is answered at once."""
+        limit = min(self.options.context_length, self.cache.total_tokens)
+        room = limit - len(message.input_ids)
+        known = message.rid in self._requests
+        if room < 1 or not message.input_ids or known:
+            return [TokenChunk(message.rid, [], 0, _refusal(message, limit, known))]
+        sampling = message.sampling
+        self._arrivals += 1
+        request = Request.create(
+            message.rid,
+            message.input_ids,
+            msgspec.structs.replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)),
+            eos_token_ids=self.options.eos_token_ids,
+            arrival=self._arrivals,
+            seed=self._seeds.getrandbits(63) if sampling.seed is None else sampling.seed,
+            stream_interval=message.stream_interval,
+        )
+        self._requests[request.rid] = request
+        self.waiting.append(request)
+        return []
+
+    def abort(self, rid: str) -> None:
+        """End a request now, wherever it is; unknown ids are those that ended just before."""
+        request = self._requests.get(rid)
+        if request is not None:
+            self._leave(request)
+
+    def flush_cache(self) -> bool:
+        """Empty the radix cache; False, and nothing done, while there are requests."""
+        if not self.is_idle:
+            return False
+        self.cache.flush()
+        return True
+
+    # ===== a step =====
+
+    def step(self) -> list[TokenChunk]:
+        """Plan a batch, compute it, and take its tokens."""
+        step = self._plan()
+        if step is None:
+            return []
+        try:
+            tokens = self._forward(step)
+        except Exception as error:
+            return self._fail(step, error)
+        self._failed_steps = 0
+        return self._take(step, tokens)
+
+    def _plan(self) -> Step | None:
+        """Prefill and decode take turns while there is both, so that neither waits for long."""
+        decodes = list(self.running)
+        if not (self._prefilled_last and decodes):
+            prefills = self._plan_prefill()
+            if prefills:
+                mixed = self.options.enable_mixed_chunk
+                self._prefilled_last = not mixed
+                return Step([r for r in decodes if self._grow(r)] if mixed else [], prefills)
+        self._prefilled_last = False
+        self._make_room()
+        if self.running:
+            return Step(list(self.running), [])
+        if self.is_idle:
+            self._estimate.when_idle()
+            self.cache.check()
+        return None
+
+    # ===== does it fit? =====
+
+    def _plan_prefill(self) -> list[PrefillChunk]:
+        """The prompts, or chunks of them, that are computed next; their requests are admitted."""
+        chunk_size = self.options.chunked_prefill_size
+        budget = min(chunk_size or self.options.max_prefill_tokens, self.options.max_prefill_tokens)
+        planned: list[PrefillChunk] = []
+        room = self._room_left()
+        if self.partial is not None:
+            chunk = self._chunk(self.partial, budget)
+            if chunk is None:
+                return []
+            planned.append(chunk)
+            self.partial = None
+            self._place(chunk)
+            budget -= len(chunk)
+        if self.waiting and budget > 0 and self.partial is None:
+            self._admit(planned, budget, room, may_split=chunk_size is not None)
+        return planned
+
+    def _admit(
+        self, planned: list[PrefillChunk], budget: int, room: int, *, may_split: bool
+    ) -> None:
+        """Add waiting requests to `planned` while tokens, memory and places last."""
+        newest = 0
+        for request in self._policy(self.waiting, self.cache):
+            if budget <= 0 or self.cache.free_rows == 0:
+                break
+            if len(self.running) >= self.options.max_running_requests:
+                break
+            if self._waits_for_planned(request, planned):
+                continue
+            match = self.cache.match(request.text[:-1])
+            uncached = request.length - len(match)
+            if uncached > budget and not may_split and planned:
+                break
+            alone = not self.running
+            before = self.cache.available_tokens
+            request.sequence = self.cache.begin(match)
+            room -= before - self.cache.available_tokens + uncached
+            room -= min(request.remaining_tokens, RESERVE_LIMIT)
+            chunk = None
+            if room >= 0 or alone:
+                chunk = self._chunk(request, budget if may_split else uncached)
+            if chunk is None:
+                self._release(request)
+                break
+            self.waiting.remove(request)
+            self._count_admission(request, len(match))
+            self._place(chunk)
+            planned.append(chunk)
+            budget -= len(chunk)
+            newest = max(newest, request.arrival)
+        for request in self.waiting:
+            request.passed_over += request.arrival < newest
+
+    def _room_left(self) -> int:
+        """Tokens of KV memory that no admitted request is expected to need."""
+        room = self.cache.available_tokens - self._estimate.expected_tokens(self.running)
+        if self.partial is not None:
+            room -= self.partial.length - sequence_of(self.partial).allocated
+            room -= min(self.partial.remaining_tokens, RESERVE_LIMIT)
+        return room
+
+    def _waits_for_planned(self, request: Request, planned: list[PrefillChunk]) -> bool:
+        """Whether a prompt that is being computed will give `request` much more than the cache."""
+        if self.cache.disabled or not planned:
+            return False
+        shared = max(_common_prefix_length(request.text, c.request.text[: c.end]) for c in planned)
+        if shared < WAIT_FOR_SHARED_TOKENS:
+            return False
+        return shared - self.cache.match_length(request.text) >= WAIT_FOR_SHARED_TOKENS
+
+    def _chunk(self, request: Request, budget: int) -> PrefillChunk | None:
+        """The next tokens of `request`'s prompt, with slots for them; None if memory is short."""
+        start = sequence_of(request).computed
+        end = min(request.length, start + budget)
+        return PrefillChunk(request, start, end) if self._grow(request, end) else None
+
+    def _place(self, chunk: PrefillChunk) -> None:
+        """File the request of a planned chunk under what it will be after the step."""
+        if chunk.is_last:
+            self.running.append(chunk.request)
+        else:
+            self.partial = chunk.request
+
+    # ===== does it still fit? =====
+
+    def _grow(self, request: Request, length: int | None = None) -> bool:
+        length = request.length if length is None else length
+        return self.cache.grow(sequence_of(request), length)
+
+    def _make_room(self) -> None:
+        """A slot for the next token of each running request, oldest first; others are retracted."""
+        self.running.sort(key=lambda request: request.arrival)
+        retracted = False
+        for request in list(self.running):
+            while request.sequence is not None and not self._grow(request):
+                self._retract(self._victim())
+                retracted = True
+        if retracted:
+            self._estimate.after_retraction(self.running)
+        elif self.running:
+            self._estimate.after_decode()
+
+    def _victim(self) -> Request:
+        """The request that loses least: fewest generated tokens, then the one that came last."""
+        candidates = self.running if self.partial is None else [*self.running, self.partial]
+        assert len(candidates) > 1, "one request alone always fits"
+        return min(candidates, key=lambda request: (request.output_length, -request.arrival))
+
+    def _retract(self, request: Request) -> None:
+        """Back to the queue; what it computed stays in the cache for as long as it can."""
+        logger.info("KV cache is full: retracting a request", extra={"rid": request.rid})
+        self._drop(request)
+        self._release(request)
+        self.waiting.append(request)
+        self.counters.retractions += 1
+
+    # ===== is it finished? =====
+
+    def _take(self, step: Step, tokens: list[int]) -> list[TokenChunk]:
+        """Account for a computed step; returns what its requests have to say."""
+        for chunk in step.prefills:
+            sequence_of(chunk.request).computed = chunk.end
+            self.cache.publish(sequence_of(chunk.request), chunk.request.text)
+        for request in step.decodes:
+            sequence_of(request).computed = request.length
+        chunks = []
+        for request, token in zip(step.sampled, tokens, strict=True):
+            request.append(token)
+            self.counters.generated_tokens += 1
+            if request.finish is not None:
+                self._leave(request)
+            if request.wants_to_send:
+                chunks.append(request.take_chunk())
+        return chunks
+
+    def _fail(self, step: Step, error: Exception) -> list[TokenChunk]:
+        """A step that could not be computed costs its own requests, not the process."""
+        self._failed_steps += 1
+        if self._failed_steps >= FAILED_STEPS_LIMIT:
+            raise error
+        logger.exception("a step failed; its requests are aborted")
+        chunks = []
+        for request in step.requests:
+            request.finish = FinishReason(
+                "abort", message=f"The engine failed: {error}", status=500
+            )
+            self._leave(request)
+            chunks.append(request.take_chunk())
+        return chunks
+
+    # ===== book-keeping =====
+
+    def _leave(self, request: Request) -> None:
+        """`request` is over: out of every list, its slots given back, its KV still cached."""
+        del self._requests[request.rid]
+        self._drop(request)
+        self._release(request)
+
+    def _drop(self, request: Request) -> None:
+        """Take `request` out of the list that it is in."""
+        if request is self.partial:
+            self.partial = None
+        elif request.sequence is not None:
+            self.running.remove(request)
+        else:
+            self.waiting.remove(request)
+
+    def _release(self, request: Request) -> None:
+        if request.sequence is not None:
+            self.cache.end(request.sequence, request.text)
+            request.sequence = None
+
+    def _count_admission(self, request: Request, cached_tokens: int) -> None:
+        if request.admitted_before:
+            return
+        request.admitted_before = True
+        request.cached_tokens = cached_tokens
+        self.counters.prompt_tokens += request.prompt_length
+        self.counters.cached_prompt_tokens += cached_tokens
+
+    def state(self, rid: str) -> SchedulerState:
+        """Counts of this moment, in answer to the message `rid`."""
+        return SchedulerState(
+            rid=rid,
+            running_requests=len(self.running) + (self.partial is not None),
+            waiting_requests=len(self.waiting),
+            total_tokens=self.cache.total_tokens,
+            free_tokens=self.cache.free_tokens,
+            cached_tokens=self.cache.cached_tokens,
+            held_tokens=self.cache.held_tokens,
+            prompt_tokens_total=self.counters.prompt_tokens,
+            cached_prompt_tokens_total=self.counters.cached_prompt_tokens,
+            generated_tokens_total=self.counters.generated_tokens,
+            retractions_total=self.counters.retractions,
+        )
+
+
+def _common_prefix_length(a: np.ndarray, b: np.ndarray) -> int:
+    length = min(len(a), len(b))
+    different = a[:length] != b[:length]
+    return int(different.argmax()) if different.any() else length
+
+
+def _refusal(message: GenerateRequest, limit: int, known: bool) -> FinishReason:
+    if known:
+        text = f"A request with the id {message.rid!r} is already running."
+    elif not message.input_ids:
+        text = "The prompt is empty."
+    else:
+        text = (
+            f"The prompt has {len(message.input_ids)} tokens; with at least one token of answer it "
+            f"must fit in {limit}."
+        )
+    return FinishReason("abort", message=text, status=400)

@@ -1,0 +1,119 @@
+"""An engine without a model: its KV memory remembers tokens, so that a wrong slot is noticed."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from worker.cache.kv_cache import KVCache
+from worker.messages import GenerateRequest, SamplingParams, TokenChunk
+from worker.scheduler.scheduler import Scheduler, SchedulerOptions
+from worker.scheduler.step import Step, sequence_of
+
+VOCAB = 50
+
+
+def next_token(text: np.ndarray) -> int:
+    """What the fake model says after `text`: any change of the text changes it."""
+    return zlib.crc32(text.astype(np.int32).tobytes()) % VOCAB
+
+
+def expected_answer(prompt: list[int], max_new_tokens: int, eos: int | None = None) -> list[int]:
+    text = list(prompt)
+    for _ in range(max_new_tokens):
+        text.append(next_token(np.array(text)))
+        if text[-1] == eos:
+            break
+    return text[len(prompt) :]
+
+
+class FakeEngine:
+    """A scheduler over a fake model. `steps` keeps what was computed; `answers` what came out."""
+
+    def __init__(
+        self,
+        total_tokens: int = 256,
+        *,
+        page_size: int = 1,
+        disable_radix_cache: bool = False,
+        **options,
+    ) -> None:
+        defaults = dict(
+            context_length=128,
+            max_running_requests=16,
+            max_prefill_tokens=256,
+            chunked_prefill_size=None,
+            enable_mixed_chunk=False,
+            schedule_policy="lpm",
+            schedule_conservativeness=1.0,
+            random_seed=0,
+            eos_token_ids=(),
+        )
+        self.options = SchedulerOptions(**(defaults | options))
+        self.cache = KVCache(
+            total_tokens,
+            self.options.max_running_requests + 1,
+            self.options.context_length,
+            page_size=page_size,
+            disable_radix_cache=disable_radix_cache,
+        )
+        self.scheduler = Scheduler(self.cache, self._forward, self.options)
+        self.memory = np.full(total_tokens, -1, dtype=np.int32)
+        self.steps: list[Step] = []
+        self.computed_tokens = 0
+        self.answers: dict[str, list[int]] = {}
+        self.chunks: dict[str, list[TokenChunk]] = {}
+        self.fail_next: Exception | None = None
+
+    def _forward(self, step: Step) -> list[int]:
+        if self.fail_next is not None:
+            error, self.fail_next = self.fail_next, None
+            raise error
+        self.steps.append(step)
+        for request in step.decodes:
+            self._compute(request, request.length - 1, request.length)
+        for chunk in step.prefills:
+            self._compute(chunk.request, chunk.start, chunk.end)
+        return [next_token(request.text) for request in step.sampled]
+
+    def _compute(self, request, start: int, end: int) -> None:
+        sequence = sequence_of(request)
+        slots = self.cache.slots(sequence, 0, end)
+        assert len(np.unique(slots)) == end
+        self.memory[slots[start:]] = request.tokens[start:end]
+        assert (self.memory[slots] == request.tokens[:end]).all(), "attention would read wrong KV"
+        self.computed_tokens += end - start
+
+    def add(
+        self,
+        rid: str,
+        prompt: list[int],
+        max_new_tokens: int = 8,
+        stream_interval: int = 1,
+        **sampling,
+    ) -> None:
+        params = SamplingParams(max_new_tokens=max_new_tokens, **sampling)
+        message = GenerateRequest(rid, prompt, params, stream_interval)
+        self._collect(self.scheduler.add(message))
+
+    def step(self) -> None:
+        self._collect(self.scheduler.step())
+        self.cache.check()
+
+    def run(self, limit: int = 10_000) -> None:
+        """Step until nothing is left to do."""
+        for _ in range(limit):
+            if self.scheduler.is_idle:
+                self.step()
+                assert self.cache.held_tokens == 0 and self.cache.tree.locked_tokens == 0
+                return
+            self.step()
+        raise AssertionError("requests starve")
+
+    def _collect(self, chunks: list[TokenChunk]) -> None:
+        for chunk in chunks:
+            self.answers.setdefault(chunk.rid, []).extend(chunk.token_ids)
+            self.chunks.setdefault(chunk.rid, []).append(chunk)
+
+    def finish(self, rid: str):
+        return self.chunks[rid][-1].finish

@@ -1,0 +1,266 @@
+"""Requests get the same tokens however they are batched, and memory is never lost."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worker.scheduler.scheduler import FAILED_STEPS_LIMIT
+
+from .fake_engine import FakeEngine, expected_answer
+
+
+def prompts(count: int, *, seed: int = 0, low: int = 1, high: int = 60) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(50) for _ in range(rng.randint(low, high))] for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"chunked_prefill_size": 7},
+        {"chunked_prefill_size": 16, "enable_mixed_chunk": True},
+        {"schedule_policy": "fcfs"},
+        {"page_size": 4},
+        {"page_size": 4, "chunked_prefill_size": 6},
+        {"disable_radix_cache": True},
+        {"total_tokens": 128},
+        {"total_tokens": 128, "page_size": 4, "chunked_prefill_size": 10},
+        {"total_tokens": 128, "disable_radix_cache": True, "enable_mixed_chunk": True},
+        {"max_running_requests": 1},
+    ],
+)
+def test_every_request_gets_its_own_answer(options):
+    engine = FakeEngine(**options)
+    wanted = {}
+    for i, prompt in enumerate(prompts(30, seed=len(repr(options)))):
+        engine.add(f"r{i}", prompt, max_new_tokens=20)
+        wanted[f"r{i}"] = expected_answer(prompt, 20)
+    engine.run()
+    assert engine.answers == wanted
+
+
+def test_a_pool_that_is_too_small_for_all_retracts_and_still_answers_right():
+    engine = FakeEngine(total_tokens=100, schedule_conservativeness=0.1)
+    wanted = {}
+    for i, prompt in enumerate(prompts(12, seed=1, low=5, high=10)):
+        engine.add(f"r{i}", prompt, max_new_tokens=60)
+        wanted[f"r{i}"] = expected_answer(prompt, 60)
+    engine.run()
+    assert engine.answers == wanted
+    assert engine.scheduler.counters.retractions > 0
+
+
+def test_a_shared_prefix_is_computed_once():
+    engine = FakeEngine()
+    prefix = prompts(1, low=60, high=60)[0]
+    for i in range(4):
+        engine.add(f"r{i}", [*prefix, i], max_new_tokens=2)
+    engine.run()
+    assert engine.computed_tokens <= 60 + 4 * 3
+    assert [engine.chunks[f"r{i}"][0].cached_tokens for i in range(4)].count(60) == 3
+
+
+def test_cached_tokens_are_reported_and_the_last_prompt_token_is_always_computed():
+    engine = FakeEngine()
+    prompt = prompts(1, low=20, high=20)[0]
+    for rid in ("first", "again"):
+        engine.add(rid, prompt, max_new_tokens=3)
+        engine.run()
+    assert engine.chunks["first"][-1].cached_tokens == 0
+    assert engine.chunks["again"][-1].cached_tokens == 19
+    assert engine.answers["first"] == engine.answers["again"]
+
+
+def test_eos_and_stop_tokens_end_a_request_and_ignore_eos_ignores_only_the_first():
+    prompt = [1, 2, 3]
+    answer = expected_answer(prompt, 20)
+    eos, stop = answer[5], answer[9]
+    assert eos not in answer[:5] and stop not in answer[:9]
+    engine = FakeEngine(eos_token_ids=(eos,))
+    engine.add("eos", prompt, max_new_tokens=20)
+    engine.add("stop", prompt, max_new_tokens=20, ignore_eos=True, stop_token_ids=(stop,))
+    engine.run()
+    assert engine.answers["eos"] == answer[:6]
+    assert (engine.finish("eos").kind, engine.finish("eos").matched) == ("stop", eos)
+    assert engine.answers["stop"] == answer[:10]
+    assert (engine.finish("stop").kind, engine.finish("stop").matched) == ("stop", stop)
+
+
+def test_chunks_of_a_stream_hold_as_many_tokens_as_asked():
+    engine = FakeEngine()
+    engine.add("each", [1], max_new_tokens=7)
+    engine.add("three", [2], max_new_tokens=7, stream_interval=3)
+    engine.add("end", [3], max_new_tokens=7, stream_interval=0)
+    engine.run()
+    sizes = {rid: [len(c.token_ids) for c in chunks] for rid, chunks in engine.chunks.items()}
+    assert sizes == {"each": [1] * 7, "three": [3, 3, 1], "end": [7]}
+
+
+def test_prompts_that_cannot_fit_are_refused_and_answers_are_cut_at_the_context():
+    engine = FakeEngine(context_length=32)
+    engine.add("long", [1] * 32)
+    engine.add("empty", [])
+    engine.add("edge", [1] * 31, max_new_tokens=10)
+    engine.add("edge", [1])
+    engine.run()
+    assert (engine.finish("long").kind, engine.finish("long").status) == ("abort", 400)
+    assert "32 tokens" in engine.finish("long").message
+    assert engine.finish("empty").kind == "abort"
+    finishes = [chunk.finish.kind for chunk in engine.chunks["edge"]]
+    assert finishes == ["abort", "length"]
+    assert len(engine.answers["edge"]) == 1
+
+
+def test_aborting_frees_a_request_wherever_it_is():
+    engine = FakeEngine(chunked_prefill_size=8, max_running_requests=2)
+    engine.add("runs", [1, 2], max_new_tokens=50)
+    engine.add("partial", prompts(1, low=40, high=40)[0], max_new_tokens=50)
+    engine.add("waits", [3, 4], max_new_tokens=50)
+    for _ in range(3):
+        engine.step()
+    scheduler = engine.scheduler
+    assert scheduler.partial is not None and scheduler.partial.rid == "partial"
+    for rid in ("partial", "runs", "waits", "unknown"):
+        scheduler.abort(rid)
+        engine.cache.check()
+    assert scheduler.is_idle
+    engine.run()
+
+
+def test_prefill_and_decode_take_turns_while_a_long_prompt_comes_in():
+    engine = FakeEngine(chunked_prefill_size=8)
+    engine.add("short", [1], max_new_tokens=30)
+    engine.step()
+    engine.step()
+    engine.add("long", prompts(1, low=60, high=60)[0], max_new_tokens=2)
+    for _ in range(10):
+        engine.step()
+    kinds = ["prefill" if step.prefills else "decode" for step in engine.steps[2:12]]
+    assert kinds == ["prefill", "decode"] * 5
+
+
+def test_mixed_chunks_decode_in_the_same_step():
+    engine = FakeEngine(chunked_prefill_size=8, enable_mixed_chunk=True)
+    engine.add("short", [1], max_new_tokens=30)
+    engine.step()
+    engine.add("long", prompts(1, low=60, high=60)[0], max_new_tokens=2)
+    for _ in range(5):
+        engine.step()
+    assert all(step.prefills and step.decodes for step in engine.steps[1:6])
+
+
+def test_lpm_prefers_cached_prefixes_but_passes_nobody_over_for_ever():
+    engine = FakeEngine(max_running_requests=1, schedule_policy="lpm")
+    hot = prompts(1, low=40, high=40, seed=3)[0]
+    engine.add("warm", hot, max_new_tokens=1)
+    engine.run()
+    engine.add("cold", [7] * 5, max_new_tokens=1)
+    for i in range(100):
+        engine.add(f"hot{i}", [*hot, i % 50], max_new_tokens=1)
+    engine.run()
+    order = list(engine.answers)
+    assert order.index("cold") > 5
+    assert order.index("cold") < 50
+
+
+def test_fcfs_keeps_the_order_of_arrival():
+    engine = FakeEngine(max_running_requests=1, schedule_policy="fcfs")
+    for i, prompt in enumerate(prompts(10, seed=4)):
+        engine.add(f"r{i}", prompt, max_new_tokens=1)
+    engine.run()
+    assert list(engine.answers) == [f"r{i}" for i in range(10)]
+
+
+def test_a_step_that_fails_costs_its_own_requests_only():
+    engine = FakeEngine(max_running_requests=2)
+    for i, prompt in enumerate(prompts(4, seed=5)):
+        engine.add(f"r{i}", prompt, max_new_tokens=4)
+    engine.step()
+    engine.fail_next = RuntimeError("device lost")
+    engine.run()
+    kinds = sorted(engine.finish(f"r{i}").kind for i in range(4))
+    assert kinds == ["abort", "abort", "length", "length"]
+    assert any(
+        "device lost" in (chunks[-1].finish.message or "") for chunks in engine.chunks.values()
+    )
+
+
+def test_an_engine_that_fails_again_and_again_ends_the_process():
+    engine = FakeEngine()
+    with pytest.raises(RuntimeError, match="broken"):
+        for i in range(FAILED_STEPS_LIMIT):
+            engine.add(f"r{i}", [1, 2, 3])
+            engine.fail_next = RuntimeError("broken")
+            engine.step()
+
+
+def test_flushing_empties_the_cache_only_while_idle():
+    engine = FakeEngine()
+    engine.add("r", [1, 2, 3])
+    assert not engine.scheduler.flush_cache()
+    engine.run()
+    assert engine.cache.cached_tokens > 0
+    assert engine.scheduler.flush_cache()
+    assert engine.cache.free_tokens == engine.cache.total_tokens
+
+
+def test_five_hundred_random_requests_with_random_aborts_leave_nothing_behind():
+    rng = random.Random(6)
+    engine = FakeEngine(total_tokens=200, chunked_prefill_size=16)
+    aborted = set()
+    wanted = {}
+    for i in range(500):
+        prompt = [rng.randrange(3) for _ in range(rng.randint(1, 60))]
+        limit = rng.randint(1, 40)
+        wanted[f"r{i}"] = expected_answer(prompt, limit)
+        engine.add(f"r{i}", prompt, max_new_tokens=limit)
+        for _ in range(rng.randrange(4)):
+            engine.step()
+        if rng.random() < 0.3:
+            rid = f"r{rng.randrange(i + 1)}"
+            engine.scheduler.abort(rid)
+            aborted.add(rid)
+            engine.cache.check()
+    engine.run()
+    for rid, answer in wanted.items():
+        got = engine.answers.get(rid, [])
+        assert got == answer or (rid in aborted and got == answer[: len(got)])
+    state = engine.scheduler.state("q")
+    assert state.free_tokens + state.cached_tokens == state.total_tokens
+    assert (state.running_requests, state.waiting_requests, state.held_tokens) == (0, 0, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    total=st.sampled_from([64, 100, 256]),
+    page_size=st.sampled_from([1, 2]),
+    chunk=st.sampled_from([None, 5, 16]),
+    mixed=st.booleans(),
+    radix=st.booleans(),
+)
+def test_any_mix_of_options_and_arrivals_gives_the_same_answers(
+    seed, total, page_size, chunk, mixed, radix
+):
+    rng = random.Random(seed)
+    engine = FakeEngine(
+        total_tokens=total,
+        context_length=60,
+        page_size=page_size,
+        chunked_prefill_size=chunk,
+        enable_mixed_chunk=mixed,
+        disable_radix_cache=not radix,
+        schedule_conservativeness=rng.choice([0.1, 1.0]),
+    )
+    wanted = {}
+    for i in range(20):
+        prompt = [rng.randrange(2) for _ in range(rng.randint(1, 40))]
+        limit = rng.randint(1, 20)
+        wanted[f"r{i}"] = expected_answer(prompt, min(limit, 60 - len(prompt)))
+        engine.add(f"r{i}", prompt, max_new_tokens=limit)
+        for _ in range(rng.randrange(3)):
+            engine.step()
+    engine.run()
+    assert engine.answers == wanted
