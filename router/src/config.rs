@@ -1,0 +1,327 @@
+//! Every option of the router, once: clap for the command line, serde for Python, validated in one place.
+
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::WorkerUrl;
+use crate::policy;
+
+/// Options of the router. Field names are the long options with underscores; a missing key takes the option's default.
+#[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
+#[command(
+    version,
+    about = "Route LLM requests to the worker that will answer soonest",
+    after_help = "Workers can also be added while the router runs: POST /add_worker?url=http://HOST:PORT"
+)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouterConfig {
+    /// Address to listen on; 0.0.0.0 for every interface
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = LISTENING)]
+    pub host: String,
+
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 30000, help_heading = LISTENING)]
+    pub port: u16,
+
+    /// Largest request body that is accepted, in bytes; a larger one is answered with 413
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20, help_heading = LISTENING)]
+    pub max_payload_size: usize,
+
+    /// Threads that serve requests; 0 takes one for each CPU
+    #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = LISTENING)]
+    pub threads: usize,
+
+    /// Workers to route to, such as http://10.0.0.1:30001; they may come up later than the router
+    #[arg(long, value_name = "URL", num_args = 0.., help_heading = WORKERS)]
+    pub worker_urls: Vec<String>,
+
+    /// How long /add_worker waits for the new worker's /health
+    #[arg(long, value_name = "SECONDS", default_value_t = 300.0, help_heading = WORKERS)]
+    pub worker_startup_timeout_secs: f64,
+
+    /// Pause between two checks of a healthy worker's /health
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, help_heading = WORKERS)]
+    pub health_check_interval_secs: f64,
+
+    /// How long a worker may take to answer /health
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, help_heading = WORKERS)]
+    pub health_check_timeout_secs: f64,
+
+    /// Failed checks in a row that make a healthy worker unhealthy; a refused connection always does
+    #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = WORKERS)]
+    pub health_check_failures: u32,
+
+    /// Longest pause between two checks of a worker that is not healthy; the first is 0.25 s, then it doubles
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, help_heading = WORKERS)]
+    pub health_check_max_backoff_secs: f64,
+
+    /// Who decides which worker takes a request
+    #[arg(long, value_parser = PossibleValuesParser::new(policy::names()), default_value = "cache_aware", help_heading = ROUTING)]
+    pub policy: String,
+
+    /// cache_aware: share of a prompt (0 to 1) that a worker must probably hold to be chosen for it
+    #[arg(long, value_name = "RATIO", default_value_t = 0.5, help_heading = ROUTING)]
+    pub cache_threshold: f64,
+
+    /// cache_aware: the fleet is imbalanced when max load - min load is above this, and the relative threshold is passed too
+    #[arg(long, value_name = "REQUESTS", default_value_t = 32, help_heading = ROUTING)]
+    pub balance_abs_threshold: usize,
+
+    /// cache_aware: the fleet is imbalanced when max load > this * min load, and the absolute threshold is passed too
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0001, help_heading = ROUTING)]
+    pub balance_rel_threshold: f64,
+
+    /// cache_aware: pause between two cycles that evict the least recently used prompts from the prefix index
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, help_heading = ROUTING)]
+    pub eviction_interval: f64,
+
+    /// cache_aware: bytes of prompt text that the prefix index keeps for each worker (never more than 1/8 above it between cycles)
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 24, help_heading = ROUTING)]
+    pub max_tree_size: usize,
+
+    /// Attempts of one request on one worker before the worker is given up; a refused connection gives it up at once
+    #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = FAILURES)]
+    pub max_worker_retries: u32,
+
+    /// Retries of one request in all
+    #[arg(long, value_name = "COUNT", default_value_t = 6, help_heading = FAILURES)]
+    pub max_total_retries: u32,
+
+    /// How long opening a connection to a worker may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, help_heading = FAILURES)]
+    pub connect_timeout_secs: f64,
+
+    /// How long a worker may take until it begins to answer a request; then the client gets 504
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800.0, help_heading = FAILURES)]
+    pub request_timeout_secs: f64,
+
+    /// Least important messages that are logged; debug has one line a request
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info, help_heading = LOGGING)]
+    pub log_level: LogLevel,
+
+    /// Form of log lines on stderr
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = LOGGING)]
+    pub log_format: LogFormat,
+}
+
+const LISTENING: &str = "Listening";
+const WORKERS: &str = "Workers";
+const ROUTING: &str = "Routing";
+const FAILURES: &str = "Failures";
+const LOGGING: &str = "Logging";
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self::parse_from(["radixfleet-router"])
+    }
+}
+
+impl RouterConfig {
+    /// Parses and validates a command line (without the program's name, which is `program`).
+    /// The error is clap's: `--help` and `--version` too are "errors" that print to stdout.
+    pub fn from_args(program: &str, args: &[String]) -> Result<Self, clap::Error> {
+        let mut command = Self::command().name(program.to_owned()).bin_name(program);
+        let argv = std::iter::once(program.to_owned()).chain(args.iter().cloned());
+        let matches = command.try_get_matches_from_mut(argv)?;
+        let config = Self::from_arg_matches(&matches)?;
+        match config.validate() {
+            Ok(()) => Ok(config),
+            Err(reason) => Err(command.error(clap::error::ErrorKind::ValueValidation, reason)),
+        }
+    }
+
+    /// Parses and validates a JSON object of options; unknown keys are refused.
+    pub fn from_json(json: &str) -> Result<Self, String> {
+        let config: Self =
+            serde_json::from_str(json).map_err(|error| format!("invalid router configuration: {error}"))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// What types alone cannot say. The error names the option, its value and what it should be.
+    pub fn validate(&self) -> Result<(), String> {
+        if !policy::names().contains(&self.policy.as_str()) {
+            let known = policy::names().join(", ");
+            return Err(format!("--policy {}: unknown; choose from {known}", self.policy));
+        }
+        if !(0.0..=1.0).contains(&self.cache_threshold) {
+            return Err(format!("--cache-threshold {}: must be between 0 and 1", self.cache_threshold));
+        }
+        if !(self.balance_rel_threshold.is_finite() && self.balance_rel_threshold >= 1.0) {
+            return Err(format!("--balance-rel-threshold {}: must be at least 1", self.balance_rel_threshold));
+        }
+        for (name, seconds) in [
+            ("worker-startup-timeout-secs", self.worker_startup_timeout_secs),
+            ("health-check-interval-secs", self.health_check_interval_secs),
+            ("health-check-timeout-secs", self.health_check_timeout_secs),
+            ("health-check-max-backoff-secs", self.health_check_max_backoff_secs),
+            ("eviction-interval", self.eviction_interval),
+            ("connect-timeout-secs", self.connect_timeout_secs),
+            ("request-timeout-secs", self.request_timeout_secs),
+        ] {
+            if !(seconds > 0.0 && seconds <= 1e9) {
+                return Err(format!("--{name} {seconds}: must be a number of seconds above 0"));
+            }
+        }
+        for (name, count) in [
+            ("max-payload-size", self.max_payload_size),
+            ("max-tree-size", self.max_tree_size),
+            ("max-worker-retries", self.max_worker_retries as usize),
+            ("health-check-failures", self.health_check_failures as usize),
+        ] {
+            if count == 0 {
+                return Err(format!("--{name} 0: must be at least 1"));
+            }
+        }
+        self.urls().map(drop)
+    }
+
+    /// The workers of `--worker-urls`, normalised; an invalid or repeated one is an error.
+    pub fn urls(&self) -> Result<Vec<WorkerUrl>, String> {
+        let mut urls: Vec<WorkerUrl> = Vec::with_capacity(self.worker_urls.len());
+        for text in &self.worker_urls {
+            let url = WorkerUrl::parse(text).map_err(|reason| format!("--worker-urls: {reason}"))?;
+            if urls.contains(&url) {
+                return Err(format!("--worker-urls: {url} is given twice"));
+            }
+            urls.push(url);
+        }
+        Ok(urls)
+    }
+}
+
+/// An option in seconds as a duration; `validate` has bounded it.
+pub fn seconds(value: f64) -> Duration {
+    Duration::from_secs_f64(value)
+}
+
+/// What another program needs to know about one option to offer it under a name of its own.
+#[derive(Debug, Serialize)]
+pub struct OptionDescription {
+    /// Long name without dashes in front, such as `cache-threshold`.
+    pub name: String,
+    pub help: String,
+    /// Heading under which `--help` shows it.
+    pub group: String,
+    pub default: Option<String>,
+    pub value_name: Option<String>,
+    pub choices: Option<Vec<String>>,
+    pub takes_value: bool,
+    pub multiple: bool,
+}
+
+/// All options, in the order of `--help`; `--help` and `--version` themselves left out.
+pub fn options() -> Vec<OptionDescription> {
+    let mut command = RouterConfig::command();
+    command.build();
+    let described = command.get_arguments().filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version"));
+    described
+        .map(|arg| {
+            let choices: Vec<String> = arg.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect();
+            let default: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy().into_owned()).collect();
+            OptionDescription {
+                name: arg.get_long().expect("every option has a long name").to_owned(),
+                help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
+                group: arg.get_help_heading().unwrap_or_default().to_owned(),
+                default: (!default.is_empty()).then(|| default.join(" ")),
+                value_name: arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string),
+                choices: (!choices.is_empty()).then_some(choices),
+                takes_value: arg.get_action().takes_values(),
+                multiple: arg.get_num_args().is_some_and(|range| range.max_values() > 1),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<RouterConfig, String> {
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        RouterConfig::from_args("launch_router", &args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_documented_defaults() {
+        let config = RouterConfig::default();
+        assert_eq!(config.policy, "cache_aware");
+        assert_eq!(config.cache_threshold, 0.5);
+        assert_eq!(config.balance_abs_threshold, 32);
+        assert_eq!(config.balance_rel_threshold, 1.0001);
+        assert_eq!(config.eviction_interval, 60.0);
+        assert_eq!(config.max_tree_size, 16_777_216);
+        assert_eq!((config.max_worker_retries, config.max_total_retries), (3, 6));
+        assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 30000));
+        assert_eq!(config.worker_startup_timeout_secs, 300.0);
+    }
+
+    #[test]
+    fn the_command_line_and_json_say_the_same() {
+        let config = parse(&["--worker-urls", "http://a:1", "b:2", "--policy", "random", "--port", "0"]).unwrap();
+        assert_eq!(config.worker_urls, ["http://a:1", "b:2"]);
+        let json = r#"{"worker_urls": ["http://a:1", "b:2"], "policy": "random", "port": 0}"#;
+        assert_eq!(RouterConfig::from_json(json).unwrap(), config);
+        let round_trip = serde_json::to_string(&config).unwrap();
+        assert_eq!(RouterConfig::from_json(&round_trip).unwrap(), config);
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_option_value_and_advice() {
+        for (args, expected) in [
+            (vec!["--cache-threshold", "1.5"], "--cache-threshold 1.5: must be between 0 and 1"),
+            (vec!["--cache-threshold", "NaN"], "--cache-threshold NaN: must be between 0 and 1"),
+            (vec!["--balance-rel-threshold", "0.5"], "--balance-rel-threshold 0.5: must be at least 1"),
+            (vec!["--eviction-interval", "0"], "--eviction-interval 0: must be a number of seconds above 0"),
+            (vec!["--max-tree-size", "0"], "--max-tree-size 0: must be at least 1"),
+            (vec!["--worker-urls", "https://a:1"], "https"),
+            (vec!["--worker-urls", "a:1", "http://A:1/"], "http://a:1 is given twice"),
+            (vec!["--policy", "best"], "possible values: cache_aware, round_robin, random"),
+            (vec!["--port", "70000"], "70000 is not in 0..=65535"),
+        ] {
+            let error = parse(&args).unwrap_err();
+            assert!(error.contains(expected), "{args:?}: {error}");
+        }
+        let error = RouterConfig::from_json(r#"{"polcy": "random"}"#).unwrap_err();
+        assert!(error.contains("unknown field `polcy`"), "{error}");
+        let error = RouterConfig::from_json(r#"{"policy": "best"}"#).unwrap_err();
+        assert_eq!(error, "--policy best: unknown; choose from cache_aware, round_robin, random");
+    }
+
+    #[test]
+    fn every_option_is_described_under_a_heading() {
+        let options = options();
+        let fields = serde_json::to_value(RouterConfig::default()).unwrap();
+        let mut names: Vec<String> = options.iter().map(|option| option.name.replace('-', "_")).collect();
+        names.sort();
+        let mut keys: Vec<String> = fields.as_object().unwrap().keys().cloned().collect();
+        keys.sort();
+        assert_eq!(names, keys);
+        assert!(options.iter().all(|option| !option.group.is_empty() && !option.help.is_empty()));
+        let policy = options.iter().find(|option| option.name == "policy").unwrap();
+        assert_eq!(policy.choices.as_deref(), Some(&["cache_aware", "round_robin", "random"].map(String::from)[..]));
+        assert_eq!(policy.default.as_deref(), Some("cache_aware"));
+        let urls = options.iter().find(|option| option.name == "worker-urls").unwrap();
+        assert!(urls.multiple && urls.takes_value && urls.default.is_none());
+    }
+}

@@ -1,0 +1,79 @@
+//! `POST /add_worker?url=…`, `POST /remove_worker?url=…` and `GET /list_workers`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use serde::{Deserialize, Serialize};
+
+use crate::control::Control;
+use crate::error::RouterError;
+use crate::fleet::{Fleet, WorkerUrl};
+
+#[derive(Deserialize)]
+pub struct Parameters {
+    url: Option<String>,
+}
+
+impl Parameters {
+    fn url(self) -> Result<WorkerUrl, RouterError> {
+        let text = self.url.ok_or_else(|| RouterError::BadRequest("the query parameter url is missing".to_owned()))?;
+        WorkerUrl::parse(&text).map_err(RouterError::BadRequest)
+    }
+}
+
+#[derive(Serialize)]
+pub struct Workers {
+    urls: Vec<String>,
+}
+
+/// Adds a worker and answers when it is healthy. One that does not become so in time is taken out again, as it is when
+/// whoever asked for it goes away before.
+pub async fn add_worker(
+    State(control): State<Control>,
+    Query(parameters): Query<Parameters>,
+) -> Result<String, RouterError> {
+    let url = parameters.url()?;
+    let worker = control.fleet.add(url.clone()).map_err(RouterError::BadRequest)?;
+    let mut pending = Pending { fleet: &control.fleet, url: Some(&url) };
+    match tokio::time::timeout(control.startup_timeout, worker.wait_until_healthy()).await {
+        Ok(()) => {
+            pending.url = None;
+            Ok(format!("Successfully added worker: {url}"))
+        }
+        Err(_) => Err(RouterError::BadRequest(format!(
+            "worker {url} did not become healthy within {} s (--worker-startup-timeout-secs)",
+            control.startup_timeout.as_secs_f64()
+        ))),
+    }
+}
+
+/// Takes a worker out of the fleet; the requests that it is answering end first.
+pub async fn remove_worker(
+    State(control): State<Control>,
+    Query(parameters): Query<Parameters>,
+) -> Result<String, RouterError> {
+    let url = parameters.url()?;
+    control.fleet.remove(&url).map_err(RouterError::BadRequest)?;
+    Ok(format!("Successfully removed worker: {url}"))
+}
+
+pub async fn list_workers(State(control): State<Control>) -> Json<Workers> {
+    let urls = control.fleet.workers().iter().map(|worker| worker.url().to_string()).collect();
+    Json(Workers { urls })
+}
+
+/// A worker that was added and has not answered yet: taken out on drop, unless `url` was taken away.
+struct Pending<'a> {
+    fleet: &'a Arc<Fleet>,
+    url: Option<&'a WorkerUrl>,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(url) = self.url {
+            // An error says that somebody else has removed it already.
+            let _ = self.fleet.remove(url);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The router's own errors, in the OpenAI error shape.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+
+/// Why the router answers a request itself, with the words that the client gets.
+#[derive(Debug, PartialEq)]
+pub enum RouterError {
+    /// Malformed input of a control route, or a body that broke off.
+    BadRequest(String),
+    UnknownPath(String),
+    /// The methods that the path knows, as in the `Allow` header.
+    WrongMethod(&'static str),
+    BodyTooLarge {
+        limit: usize,
+    },
+    NoHealthyWorker {
+        workers: usize,
+    },
+    /// Every try failed before a worker began to answer; holds how the last one did.
+    WorkersFailed(String),
+    /// The router itself is short of something, such as sockets.
+    Exhausted(String),
+    TimedOut {
+        worker: String,
+        seconds: f64,
+    },
+}
+
+impl RouterError {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::UnknownPath(_) => StatusCode::NOT_FOUND,
+            Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoHealthyWorker { .. } | Self::Exhausted(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::WorkersFailed(_) => StatusCode::BAD_GATEWAY,
+            Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::BadRequest(reason) | Self::WorkersFailed(reason) | Self::Exhausted(reason) => reason.clone(),
+            Self::UnknownPath(path) => format!("the router has no path {path}"),
+            Self::WrongMethod(allowed) => format!("method not allowed; use {allowed}"),
+            Self::BodyTooLarge { limit } => {
+                format!("the request body is larger than {limit} bytes (--max-payload-size)")
+            }
+            Self::NoHealthyWorker { workers: 0 } => "no worker: add one with POST /add_worker?url=…".to_owned(),
+            Self::NoHealthyWorker { workers } => {
+                format!("no healthy worker: none of the {workers} in the fleet answers /health; retry later")
+            }
+            Self::TimedOut { worker, seconds } => {
+                format!("worker {worker} did not begin to answer within {seconds} s (--request-timeout-secs)")
+            }
+        }
+    }
+
+    /// The complete answer.
+    pub fn response(&self) -> Response<Full<Bytes>> {
+        let status = self.status();
+        let body = error_json(status, &self.message());
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Self::WrongMethod(allowed) = self {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// `{"error": {"message", "type", "param", "code"}}` as text.
+pub fn error_json(status: StatusCode, message: &str) -> String {
+    let kind = match status {
+        StatusCode::NOT_FOUND => "not_found_error",
+        StatusCode::SERVICE_UNAVAILABLE => "service_unavailable_error",
+        status if status.is_client_error() => "invalid_request_error",
+        _ => "server_error",
+    };
+    json!({"error": {"message": message, "type": kind, "param": null, "code": status.as_u16()}}).to_string()
+}

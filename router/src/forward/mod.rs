@@ -1,0 +1,199 @@
+//! The life of one request: read, choose, send, stream, account, retry.
+//!
+//! Until a worker has begun to answer, a request can be sent again, and is: to the same worker when a connection broke (at most
+//! `--max-worker-retries` attempts, then the worker counts as unhealthy), to another one at once when a connection could not be opened;
+//! `--max-total-retries` bounds both together. A worker's answer, whatever its status, is the answer: 429 and 503 say that a worker is
+//! busy, which the client should know, and are passed on like any other.
+
+mod headers;
+mod read;
+mod stream;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+pub use self::headers::{REQUEST_ID, request_id};
+pub use self::read::read_body;
+pub use self::stream::Stream;
+use crate::body::Body;
+use crate::config::{RouterConfig, seconds};
+use crate::error::RouterError;
+use crate::fleet::{Fleet, LoadGuard, Worker};
+use crate::prompt;
+use crate::upstream::Connection;
+
+/// Sends requests on to workers.
+pub struct Forwarder {
+    fleet: Arc<Fleet>,
+    max_payload_bytes: usize,
+    max_worker_attempts: u32,
+    max_retries: u32,
+    connect_timeout: Duration,
+    answer_timeout: Duration,
+}
+
+/// A request as it goes to a worker, as often as needed.
+struct Outgoing {
+    method: Method,
+    target: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// Why an attempt brought no answer.
+enum Failure {
+    /// No connection could be opened: the worker is not there.
+    Connect(io::Error),
+    /// The connection broke before the answer began. `stale`: it had been idle, so the worker may just have closed it.
+    Broken { error: hyper::Error, stale: bool },
+    /// The worker took the request and was silent for too long.
+    Silent,
+    /// The router is out of sockets, which is no worker's fault.
+    Exhausted(io::Error),
+}
+
+// ===== impl Forwarder =====
+
+impl Forwarder {
+    pub fn new(fleet: Arc<Fleet>, config: &RouterConfig) -> Self {
+        Self {
+            fleet,
+            max_payload_bytes: config.max_payload_size,
+            max_worker_attempts: config.max_worker_retries,
+            max_retries: config.max_total_retries,
+            connect_timeout: seconds(config.connect_timeout_secs),
+            answer_timeout: seconds(config.request_timeout_secs),
+        }
+    }
+
+    /// Answers one request of a client with a worker's answer. Dropping the future or the response ends the worker's exchange.
+    pub async fn forward(&self, request: Request<Incoming>, id: &HeaderValue) -> Result<Response<Body>, RouterError> {
+        let begun = Instant::now();
+        let (parts, body) = request.into_parts();
+        let body = read_body(body, self.max_payload_bytes).await?;
+        let key = prompt::routing_key(&body).into_owned();
+        let outgoing = Outgoing {
+            method: parts.method,
+            target: headers::origin_form(&parts.uri),
+            headers: headers::towards_worker(parts.headers, id),
+            body,
+        };
+        let (connection, response, guard) = self.exchange(&outgoing, &key).await?;
+        let (mut parts, incoming) = response.into_parts();
+        headers::towards_client(&mut parts.headers, guard.worker().url().text_header());
+        let head = Response::from_parts(parts, ());
+        let stream = Stream::new(&head, incoming, connection, guard, id.clone(), begun);
+        Ok(head.map(|()| Body::Worker(Box::new(stream))))
+    }
+
+    /// Tries until a worker answers.
+    async fn exchange(
+        &self,
+        outgoing: &Outgoing,
+        key: &[u8],
+    ) -> Result<(Connection, Response<Incoming>, LoadGuard), RouterError> {
+        let mut retries = 0;
+        loop {
+            let Some(guard) = self.fleet.assign(key) else {
+                return Err(RouterError::NoHealthyWorker { workers: self.fleet.workers().len() });
+            };
+            let worker = guard.worker();
+            let mut attempts = 0;
+            loop {
+                let failure = match self.attempt(worker, outgoing).await {
+                    Ok((connection, response)) => return Ok((connection, response, guard)),
+                    Err(failure) => failure,
+                };
+                let reason = self.blame(worker, failure, &mut attempts)?;
+                tracing::debug!(worker = %worker.url(), reason, attempts, retries, "attempt failed");
+                if retries == self.max_retries {
+                    return Err(RouterError::WorkersFailed(format!(
+                        "no worker answered after {retries} retries (--max-total-retries); the last: {}: {reason}",
+                        worker.url()
+                    )));
+                }
+                retries += 1;
+                if !worker.is_available() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One attempt on one worker: over an idle connection if there is one, else over a new one.
+    async fn attempt(&self, worker: &Worker, outgoing: &Outgoing) -> Result<(Connection, Response<Incoming>), Failure> {
+        let (mut connection, stale) = match worker.pool.take() {
+            Some(connection) => (connection, true),
+            None => (Connection::open(worker.url(), self.connect_timeout).await.map_err(Failure::opening)?, false),
+        };
+        let request = outgoing.request(worker);
+        match tokio::time::timeout(self.answer_timeout, connection.send(request)).await {
+            Ok(Ok(response)) => Ok((connection, response)),
+            Ok(Err(error)) => Err(Failure::Broken { error, stale }),
+            Err(_) => Err(Failure::Silent),
+        }
+    }
+
+    /// Holds a failure against the worker as far as it is to blame. `Err` if trying again would not help; else the reason.
+    fn blame(&self, worker: &Worker, failure: Failure, attempts: &mut u32) -> Result<String, RouterError> {
+        match failure {
+            Failure::Connect(error) => {
+                let reason = format!("cannot connect: {error}");
+                worker.mark_unhealthy(&reason);
+                Ok(reason)
+            }
+            Failure::Broken { error, stale } => {
+                let reason = format!("connection broke before the answer: {error}");
+                if stale {
+                    // The others were opened in the same life of the worker; the next attempt opens a new one.
+                    worker.pool.clear();
+                } else {
+                    *attempts += 1;
+                    if *attempts >= self.max_worker_attempts {
+                        worker.mark_unhealthy(&reason);
+                    }
+                }
+                Ok(reason)
+            }
+            Failure::Silent => Err(RouterError::TimedOut {
+                worker: worker.url().to_string(),
+                seconds: self.answer_timeout.as_secs_f64(),
+            }),
+            Failure::Exhausted(error) => {
+                tracing::error!(%error, "cannot open connections");
+                Err(RouterError::Exhausted(format!("the router cannot open connections: {error}")))
+            }
+        }
+    }
+}
+
+// ===== impl Outgoing =====
+
+impl Outgoing {
+    fn request(&self, worker: &Worker) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.clone();
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert(http::header::HOST, worker.url().host_header().clone());
+        request
+    }
+}
+
+// ===== impl Failure =====
+
+impl Failure {
+    fn opening(error: io::Error) -> Self {
+        /// `ENFILE` and `EMFILE`: too many open files in the system, or in this process.
+        const TOO_MANY_FILES: [i32; 2] = [23, 24];
+        let local = error.kind() == io::ErrorKind::AddrNotAvailable
+            || error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code));
+        if local { Self::Exhausted(error) } else { Self::Connect(error) }
+    }
+}

@@ -1,0 +1,155 @@
+//! The body of a worker's answer on its way to the client.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tracing::{debug, warn};
+
+use crate::body::BodyError;
+use crate::error::error_json;
+use crate::fleet::LoadGuard;
+use crate::upstream::Connection;
+
+/// Hands chunks through as they arrive, and reads no further than the client takes them. Owns the request's place in the worker's
+/// load, and the connection: complete, it goes back to the pool; dropped before, it is closed, which tells the worker to stop.
+pub struct Stream {
+    incoming: Incoming,
+    /// `None` once the answer has ended, well or not.
+    exchange: Option<(Connection, LoadGuard)>,
+    /// A server-sent event stream without a length: an error can still be told inside it.
+    is_events: bool,
+    /// The last two bytes sent, to know whether an event is complete.
+    tail: [u8; 2],
+    record: Record,
+}
+
+/// What the log says about the request.
+struct Record {
+    id: HeaderValue,
+    status: StatusCode,
+    begun: Instant,
+    bytes: u64,
+}
+
+impl Stream {
+    /// Takes over the answer: `begun` is when the request arrived.
+    pub fn new(
+        response: &Response<()>,
+        incoming: Incoming,
+        connection: Connection,
+        guard: LoadGuard,
+        id: HeaderValue,
+        begun: Instant,
+    ) -> Self {
+        let content_type = response.headers().get(http::header::CONTENT_TYPE);
+        let is_events = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+            && incoming.size_hint().exact().is_none();
+        let record = Record { id, status: response.status(), begun, bytes: 0 };
+        Self { incoming, exchange: Some((connection, guard)), is_events, tail: *b"\n\n", record }
+    }
+
+    /// The next frame of the worker, which only the request itself moves along.
+    fn poll_worker(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // Asking first tells the connection that there is room; then it reads, and what it read is there to take.
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        if let Some((connection, _)) = &mut self.exchange {
+            connection.drive(context);
+        }
+        Pin::new(&mut self.incoming).poll_frame(context)
+    }
+
+    /// The worker's part is over: the load goes down, and a connection in order goes back to the pool.
+    fn end(&mut self, complete: bool) {
+        let Some((connection, guard)) = self.exchange.take() else { return };
+        let worker = guard.worker();
+        if complete {
+            worker.pool.put(connection);
+        }
+        debug!(
+            request_id = self.record.id.to_str().unwrap_or_default(),
+            worker = %worker.url(),
+            status = self.record.status.as_u16(),
+            bytes = self.record.bytes,
+            seconds = self.record.begun.elapsed().as_secs_f64(),
+            complete,
+            "request"
+        );
+    }
+
+    /// The worker broke off in the middle of its answer.
+    fn break_off(&mut self, error: hyper::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
+        if let Some((_, guard)) = &self.exchange {
+            warn!(
+                request_id = self.record.id.to_str().unwrap_or_default(),
+                worker = %guard.worker().url(),
+                %error,
+                "worker broke off in the middle of an answer"
+            );
+        }
+        self.end(false);
+        if !self.is_events {
+            return Some(Err(error.into()));
+        }
+        let message = error_json(StatusCode::BAD_GATEWAY, "the worker broke off in the middle of this answer");
+        let separator = if self.tail == *b"\n\n" { "" } else { "\n\n" };
+        Some(Ok(Frame::data(Bytes::from(format!("{separator}data: {message}\n\n")))))
+    }
+
+    fn count(&mut self, data: &[u8]) {
+        self.record.bytes += data.len() as u64;
+        match *data {
+            [.., before, last] => self.tail = [before, last],
+            [only] => self.tail = [self.tail[1], only],
+            [] => {}
+        }
+    }
+}
+
+impl HttpBody for Stream {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if this.exchange.is_none() {
+            return Poll::Ready(None);
+        }
+        this.poll_worker(context).map(|frame| match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.count(data);
+                }
+                if this.incoming.is_end_stream() {
+                    this.end(true);
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => this.break_off(error),
+            None => {
+                this.end(true);
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.exchange.is_none() || self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.end(self.incoming.is_end_stream());
+    }
+}

@@ -1,0 +1,22 @@
+//! The radixfleet router: sends every request to the worker that will answer it soonest.
+
+pub mod background;
+mod body;
+pub mod config;
+mod control;
+mod discovery;
+mod error;
+pub mod fleet;
+mod forward;
+pub mod logging;
+pub mod policy;
+pub mod prefix;
+pub mod prompt;
+#[cfg(feature = "python")]
+mod python;
+pub mod server;
+mod upstream;
+
+pub use background::BackgroundRouter;
+pub use config::RouterConfig;
+pub use server::Router;

@@ -1,0 +1,256 @@
+//! The listener, the routes, and the end: graceful for as long as it may be.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router as ControlRoutes;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tower_service::Service;
+use tracing::{info, warn};
+
+use crate::body::{Body, complete};
+use crate::config::{RouterConfig, seconds};
+use crate::control;
+use crate::discovery;
+use crate::error::RouterError;
+use crate::fleet::Fleet;
+use crate::forward::{self, Forwarder};
+
+/// The most bytes of an answer that wait for a client that does not read, and of request heads.
+const CONNECTION_BUFFER_BYTES: usize = 64 << 10;
+
+/// How long the listener rests after it could not accept, as when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A router that listens and serves on the runtime it was started on.
+pub struct Router {
+    address: SocketAddr,
+    host: String,
+    fleet: Arc<Fleet>,
+    /// Carries how long running answers may go on.
+    stop: oneshot::Sender<Duration>,
+    serving: JoinHandle<()>,
+    maintenance: JoinHandle<()>,
+}
+
+impl Router {
+    /// Binds and begins to serve; workers of `config` that are not up yet are waited for in the background.
+    pub async fn start(config: RouterConfig) -> io::Result<Self> {
+        let urls = config.urls().map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
+        let listener = bind(&config.host, config.port).await?;
+        let address = listener.local_addr()?;
+        let fleet = Fleet::new(&config);
+        discovery::add_listed(&fleet, urls);
+        let app = App {
+            forwarder: Arc::new(Forwarder::new(fleet.clone(), &config)),
+            control: control::routes(fleet.clone(), &config),
+        };
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(serve(listener, app, stopped));
+        let maintenance = tokio::spawn(maintain(fleet.clone(), seconds(config.eviction_interval)));
+        let router = Self { address, host: config.host, fleet, stop, serving, maintenance };
+        info!(url = router.url(), policy = config.policy, "router listens");
+        Ok(router)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// `http://host:port`, with the port that was taken.
+    pub fn url(&self) -> String {
+        url_of(&self.host, self.port())
+    }
+
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
+    }
+
+    /// Stops accepting, gives running answers up to `timeout`, then drops them.
+    pub async fn stop(self, timeout: Duration) {
+        self.maintenance.abort();
+        // The receiver lives as long as the task that is waited for next.
+        let _ = self.stop.send(timeout);
+        if let Err(error) = self.serving.await {
+            warn!(%error, "the listener ended badly");
+        }
+        self.fleet.close();
+        info!("router stopped");
+    }
+}
+
+/// Where a client on the same machine finds a listener on `host` and `port`.
+pub fn url_of(host: &str, port: u16) -> String {
+    match host {
+        "0.0.0.0" | "" => format!("http://127.0.0.1:{port}"),
+        "::" => format!("http://[::1]:{port}"),
+        host if host.contains(':') => format!("http://[{host}]:{port}"),
+        host => format!("http://{host}:{port}"),
+    }
+}
+
+async fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((host, port)).await.map_err(|error| {
+        let reason = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "the port is taken by another program; choose another one with --port".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        io::Error::new(error.kind(), format!("cannot listen on {host}:{port}: {reason}"))
+    })
+}
+
+/// Accepts until told to stop, then waits for the connections that are still open.
+async fn serve(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<Duration>) {
+    let graceful = GracefulShutdown::new();
+    let (abort, aborted) = tokio::sync::watch::channel(());
+    let timeout = loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => spawn_connection(stream, app.clone(), &graceful, aborted.clone()),
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            // Dropped without a word, as when the runtime ends, it means at once.
+            timeout = &mut stopped => break timeout.unwrap_or_default(),
+        }
+    };
+    drop(listener);
+    if tokio::time::timeout(timeout, graceful.shutdown()).await.is_err() {
+        warn!("dropping connections that did not end in time");
+    }
+    drop(abort);
+}
+
+/// Serves one client's connection: HTTP/1.1, or HTTP/2 with prior knowledge.
+fn spawn_connection(
+    stream: TcpStream,
+    app: App,
+    graceful: &GracefulShutdown,
+    mut aborted: tokio::sync::watch::Receiver<()>,
+) {
+    // Small chunks of a stream must leave at once; where the system cannot do that, they leave later.
+    let _ = stream.set_nodelay(true);
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).max_buf_size(CONNECTION_BUFFER_BYTES);
+    builder.http2().timer(TokioTimer::new());
+    let service = service_fn(move |request| app.clone().answer(request));
+    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        tokio::select! {
+            // An error is a client that went away or does not speak HTTP: nothing to do, and nothing to log.
+            _ = connection => {}
+            _ = aborted.changed() => {}
+        }
+    });
+}
+
+/// Regular housekeeping of the policy, on a thread where it disturbs nobody.
+async fn maintain(fleet: Arc<Fleet>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let fleet = fleet.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || fleet.maintain()).await {
+            warn!(%error, "maintenance failed");
+        }
+    }
+}
+
+/// What answers requests.
+#[derive(Clone)]
+struct App {
+    forwarder: Arc<Forwarder>,
+    control: ControlRoutes,
+}
+
+/// Who answers a path.
+#[derive(Debug, PartialEq)]
+enum Route {
+    /// A worker.
+    Forward,
+    /// A worker, but not with this method.
+    WrongMethod(&'static str),
+    /// The router.
+    Control,
+}
+
+impl App {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let id = forward::request_id(request.headers());
+        let mut response = match route(request.method(), request.uri().path()) {
+            Route::Forward => match self.forwarder.forward(request, &id).await {
+                Ok(response) => response,
+                Err(error) => {
+                    tracing::debug!(request_id = ?id, status = error.status().as_u16(), ?error, "request failed");
+                    complete(error.response())
+                }
+            },
+            Route::WrongMethod(allowed) => complete(RouterError::WrongMethod(allowed).response()),
+            Route::Control => self.control.clone().call(request).await?.map(Body::Control),
+        };
+        response.headers_mut().insert(forward::REQUEST_ID, id);
+        Ok(response)
+    }
+}
+
+fn route(method: &Method, path: &str) -> Route {
+    match path {
+        "/generate" | "/encode" | "/classify" if method == Method::POST => Route::Forward,
+        "/generate" | "/encode" | "/classify" => Route::WrongMethod("POST"),
+        "/get_model_info" | "/get_server_info" | "/health_generate" if [Method::GET, Method::HEAD].contains(method) => {
+            Route::Forward
+        }
+        "/get_model_info" | "/get_server_info" | "/health_generate" => Route::WrongMethod("GET"),
+        path if path.starts_with("/v1/") => Route::Forward,
+        _ => Route::Control,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_find_who_answers_them() {
+        let (get, post) = (Method::GET, Method::POST);
+        for (method, path) in [
+            (&post, "/generate"),
+            (&post, "/v1/chat/completions"),
+            (&post, "/v1/embeddings"),
+            (&get, "/v1/models"),
+            (&Method::DELETE, "/v1/files/7"),
+            (&get, "/get_model_info"),
+            (&get, "/get_server_info"),
+        ] {
+            assert_eq!(route(method, path), Route::Forward, "{method} {path}");
+        }
+        assert_eq!(route(&get, "/generate"), Route::WrongMethod("POST"));
+        assert_eq!(route(&post, "/get_model_info"), Route::WrongMethod("GET"));
+        for path in ["/health", "/add_worker", "/v2/x", "/v1", "/"] {
+            assert_eq!(route(&get, path), Route::Control, "{path}");
+        }
+    }
+
+    #[test]
+    fn urls_can_be_opened_on_this_machine() {
+        assert_eq!(url_of("0.0.0.0", 1), "http://127.0.0.1:1");
+        assert_eq!(url_of("::", 1), "http://[::1]:1");
+        assert_eq!(url_of("fe80::1", 1), "http://[fe80::1]:1");
+        assert_eq!(url_of("localhost", 1), "http://localhost:1");
+    }
+}
