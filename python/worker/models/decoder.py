@@ -1,0 +1,94 @@
+"""What every decoder offers to the runner and to the weight loaders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from ..attention.base import AttentionSpec
+from .config import ModelConfig
+
+
+class WeightLoadError(ValueError):
+    """The weights cannot be loaded: one line for the user, with the tensor or file."""
+
+
+class WeightMismatchError(WeightLoadError):
+    """The tensors are not those that the model's configuration asks for."""
+
+
+class Decoder(nn.Module, ABC):
+    """A decoder-only language model over a flat batch of tokens.
+
+    `forward` runs inside `attention.base.forward_context`; the backend knows which token is whose.
+    `max_positions` is the longest sequence that it is built for, in tokens.
+    """
+
+    def __init__(self, config: ModelConfig, max_positions: int) -> None:
+        super().__init__()
+        self.config = config
+        self.max_positions = max_positions
+
+    @abstractmethod
+    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """input_ids, positions: [tokens] int64. Returns [tokens, hidden] after the final norm."""
+
+    @abstractmethod
+    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden: [rows, hidden], as `forward` returned them. Returns [rows, vocab] float32."""
+
+    @property
+    @abstractmethod
+    def attention_specs(self) -> tuple[AttentionSpec, ...]:
+        """The shape of every layer's attention, in order."""
+
+    @abstractmethod
+    def weight_slots(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor that a checkpoint must hold: its Hugging Face name, and its memory."""
+
+    def is_spare(self, name: str) -> bool:
+        """True for a checkpoint's tensor that the model does without: it is passed over."""
+        return False
+
+    def weights_bytes(self) -> int:
+        """Memory that the weights take, in bytes."""
+        return sum(weight.nbytes for weight in self.parameters())
+
+    @torch.no_grad()
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Copy `weights`, named as Hugging Face names them, into the model.
+
+        They may have another dtype and lie on another device. Raises WeightMismatchError for a
+        tensor that is missing, left over, given twice or of another shape.
+        """
+        slots = dict(self.weight_slots())
+        waiting, left_over = set(slots), []
+        for name, weight in weights:
+            if name in slots:
+                if name not in waiting:
+                    raise WeightMismatchError(f"the checkpoint holds {name} twice")
+                _fill(slots[name], name, weight)
+                waiting.remove(name)
+            elif not self.is_spare(name):
+                left_over.append(name)
+        if waiting:
+            raise WeightMismatchError(f"the checkpoint lacks {_list_names(sorted(waiting))}")
+        if left_over:
+            raise WeightMismatchError(f"the model has no place for {_list_names(left_over)}")
+
+
+def _fill(slot: torch.Tensor, name: str, weight: torch.Tensor) -> None:
+    if weight.shape != slot.shape:
+        found, expected = list(weight.shape), list(slot.shape)
+        raise WeightMismatchError(
+            f"{name} has the shape {found}, but the configuration asks for {expected}"
+        )
+    slot.copy_(weight)
+
+
+def _list_names(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"

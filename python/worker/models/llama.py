@@ -1,0 +1,149 @@
+"""Llama 2 and 3, SmolLM2, Mistral, Qwen2 and Qwen3: one decoder, told apart by configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from ..attention.base import AttentionSpec
+from ..layers.activation import silu_and_mul
+from ..layers.attention import Attention
+from ..layers.embedding import LMHead, TokenEmbedding
+from ..layers.linear import Linear, MergedLinear, QKVLinear
+from ..layers.norm import QKNorm, RMSNorm
+from ..layers.rope import RotaryEmbedding, Rotation, rotate
+from ..layers.slots import Slots
+from .config import ModelConfig
+from .decoder import Decoder
+from .registry import register
+
+
+class LlamaAttention(nn.Module):
+    """Grouped-query attention; queries and keys are turned by rope, in Qwen3 normalized before."""
+
+    def __init__(self, config: ModelConfig, spec: AttentionSpec) -> None:
+        super().__init__()
+        heads, kv_heads, head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
+        self.qkv_proj = QKVLinear(config.hidden_size, heads, kv_heads, head_dim, config.qkv_bias)
+        self.qk_norm = (
+            QKNorm(heads, kv_heads, head_dim, config.rms_norm_eps) if config.qk_norm else None
+        )
+        self.attention = Attention(spec)
+        self.o_proj = Linear(heads * head_dim, config.hidden_size, config.output_bias)
+        self._qk_v = (heads + kv_heads, kv_heads)
+        self._q_k = (heads, kv_heads)
+        self._head_dim = head_dim
+
+    def forward(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        tokens = hidden.shape[0]
+        heads = self.qkv_proj(hidden).view(tokens, -1, self._head_dim)
+        qk, v = heads.split(self._qk_v, dim=1)
+        if self.qk_norm is not None:
+            qk = self.qk_norm(qk)
+        q, k = rotate(qk, rotation).split(self._q_k, dim=1)
+        return self.o_proj(self.attention(q, k, v).reshape(tokens, -1))
+
+    def slots(self, name: str) -> Slots:
+        yield from self.qkv_proj.slots(name)
+        if self.qk_norm is not None:
+            yield from self.qk_norm.slots(name)
+        yield from self.o_proj.slots(f"{name}.o_proj")
+
+
+class LlamaMLP(nn.Module):
+    """The gated feed-forward network: down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden, size, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_up_proj = MergedLinear(hidden, ("gate_proj", "up_proj"), (size, size), bias)
+        self.down_proj = Linear(size, hidden, bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(silu_and_mul(self.gate_up_proj(hidden)))
+
+    def slots(self, name: str) -> Slots:
+        yield from self.gate_up_proj.slots(name)
+        yield from self.down_proj.slots(f"{name}.down_proj")
+
+
+class LlamaLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm that first adds to the residual stream."""
+
+    def __init__(self, config: ModelConfig, spec: AttentionSpec) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = LlamaAttention(config, spec)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = LlamaMLP(config)
+
+    def forward(
+        self, hidden: torch.Tensor, residual: torch.Tensor | None, rotation: Rotation
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, stream = self.input_layernorm(hidden, residual)
+        hidden = self.self_attn(hidden, rotation)
+        hidden, stream = self.post_attention_layernorm(hidden, stream)
+        return self.mlp(hidden), stream
+
+    def slots(self, name: str) -> Slots:
+        yield from self.input_layernorm.slots(f"{name}.input_layernorm")
+        yield from self.self_attn.slots(f"{name}.self_attn")
+        yield from self.post_attention_layernorm.slots(f"{name}.post_attention_layernorm")
+        yield from self.mlp.slots(f"{name}.mlp")
+
+
+@register("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+class LlamaForCausalLM(Decoder):
+    """The whole decoder.
+
+    Biases, q/k norms, head sizes, windows, rope and tied embeddings come from `config`.
+    """
+
+    def __init__(self, config: ModelConfig, max_positions: int) -> None:
+        super().__init__(config, max_positions)
+        self._specs = tuple(
+            AttentionSpec(
+                layer_id=layer,
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads,
+                head_dim=config.head_dim,
+                scale=config.head_dim**-0.5,
+                sliding_window=window,
+            )
+            for layer, window in enumerate(config.sliding_windows)
+        )
+        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.rope = RotaryEmbedding(config.rope, config.head_dim, max_positions)
+        self._layers = [LlamaLayer(config, spec) for spec in self._specs]
+        self.layers = nn.ModuleList(self._layers)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = LMHead(self.embed_tokens, config.tie_word_embeddings)
+
+    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        hidden, residual = self.embed_tokens(input_ids), None
+        rotation = self.rope(positions)
+        for layer in self._layers:
+            hidden, residual = layer(hidden, residual, rotation)
+        hidden, _ = self.norm(hidden, residual)
+        return hidden
+
+    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.lm_head(hidden)
+
+    @property
+    def attention_specs(self) -> tuple[AttentionSpec, ...]:
+        return self._specs
+
+    def weight_slots(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from self.embed_tokens.slots("model.embed_tokens")
+        for index, layer in enumerate(self._layers):
+            yield from layer.slots(f"model.layers.{index}")
+        yield from self.norm.slots("model.norm")
+        yield from self.lm_head.slots("lm_head")
+
+    def is_spare(self, name: str) -> bool:
+        """True for rope tables of old checkpoints, and for a head that is tied."""
+        tied_head = self.config.tie_word_embeddings and name == "lm_head.weight"
+        return tied_head or name.endswith("rotary_emb.inv_freq")

@@ -1,0 +1,78 @@
+"""Which class serves which architecture.
+
+Families register themselves; their files are imported when asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from .config import ModelConfig, ModelConfigError
+from .decoder import Decoder
+
+_registered: dict[str, type[Decoder]] = {}
+
+D = TypeVar("D", bound=type[Decoder])
+
+
+def register(*architectures: str) -> Callable[[D], D]:
+    """Class decorator: this decoder serves `architectures`, named as config.json names them."""
+
+    def add(family: D) -> D:
+        for architecture in architectures:
+            assert architecture not in _registered, f"{architecture} is registered twice"
+            _registered[architecture] = family
+        return family
+
+    return add
+
+
+def supported_architectures() -> tuple[str, ...]:
+    """Every registered architecture, sorted. Imports all files of this package."""
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+    return tuple(sorted(_registered))
+
+
+def build_model(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    max_positions: int | None = None,
+) -> Decoder:
+    """Make a model whose weights are allocated on `device`, once, and not yet filled.
+
+    `max_positions`, the longest sequence, bounds the rope table; None is
+    config.max_position_embeddings. Raises ModelConfigError for an architecture that is not
+    registered.
+    """
+    if config.architecture not in supported_architectures():
+        raise ModelConfigError(
+            f"architecture {config.architecture} is not supported; "
+            f"supported are {', '.join(sorted(_registered))}"
+        )
+    max_positions = max_positions or config.max_position_embeddings
+    if config.rope.kind == "dynamic" and max_positions > config.max_position_embeddings:
+        raise ModelConfigError(
+            f"with dynamic rope scaling, sequences end at {config.max_position_embeddings} tokens, "
+            f"not at {max_positions}"
+        )
+    with torch.device(device), _default_dtype(dtype):
+        return _registered[config.architecture](config, max_positions)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
