@@ -1,0 +1,81 @@
+"""Weights of a folder of safetensors files, mapped into memory and read tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ...models.decoder import WeightLoadError
+
+_INDEX = "model.safetensors.index.json"
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def find_safetensors(folder: Path) -> list[Path]:
+    """The files that make up the model: the index's, else model.safetensors, else all.
+
+    Mistral's consolidated.safetensors, the same weights under other names, is left aside. An empty
+    list: none.
+    """
+    if (folder / _INDEX).is_file():
+        return _indexed(folder)
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    return sorted(
+        file for file in folder.glob("*.safetensors") if not file.name.startswith("consolidated")
+    )
+
+
+def _indexed(folder: Path) -> list[Path]:
+    index = folder / _INDEX
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightLoadError(f"{index}: not an index of safetensors files: {error!r}") from None
+    files = [folder / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise WeightLoadError(
+                f"{file}: missing, though {_INDEX} names it: was the download completed?"
+            )
+    return files
+
+
+def safetensors_source(folder: Path) -> tuple[Iterator[tuple[str, torch.Tensor]], int]:
+    """The tensors of `folder` with their names, and how many elements they have together.
+
+    Raises WeightLoadError.
+    """
+    files = find_safetensors(folder)
+    if not files:
+        raise WeightLoadError(f"{folder}: no safetensors files in this folder")
+    return _read(files), sum(_count_elements(file) for file in files)
+
+
+def _open(file: Path) -> safe_open:
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        with open(file, "rb") as opened:
+            if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise WeightLoadError(
+                    f"{file}: a Git LFS pointer, not weights: run git lfs pull"
+                ) from None
+        raise WeightLoadError(f"{file}: truncated or damaged safetensors file: {error}") from None
+
+
+def _count_elements(file: Path) -> int:
+    with _open(file) as tensors:
+        shapes = (tensors.get_slice(name).get_shape() for name in tensors.keys())  # noqa: SIM118
+        return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def _read(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    for file in files:
+        with _open(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                yield name, tensors.get_tensor(name)
