@@ -1,0 +1,83 @@
+"""The decoder against Hugging Face's models, in every configuration that makes a family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.models.config import load_model_config
+from worker.models.decoder import Decoder
+from worker.models.registry import build_model
+from worker.runtime.weights import load_weights
+
+from ..checkpoints import FAMILIES, VOCAB_SIZE, hf_logits, hf_reference, make_checkpoint
+from .dense_attention import logits
+
+TOKENS = torch.randint(VOCAB_SIZE, (100,), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+    model = build_model(load_model_config(folder), dtype)
+    load_weights(model, folder)
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_hugging_face(family: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, family)
+    expected = hf_logits(hf_reference(folder), TOKENS)
+    assert expected.std() > 0.1, "logits that hardly vary would prove nothing"
+    torch.testing.assert_close(logits(load(folder), TOKENS), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama3", "mistral_window", "qwen3"])
+def test_tokens_one_by_one_give_the_logits_of_all_at_once(family: str, tmp_path: Path) -> None:
+    model = load(make_checkpoint(tmp_path, family))
+    at_once = logits(model, TOKENS)
+    torch.testing.assert_close(logits(model, TOKENS, step=1), at_once, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(model, TOKENS, step=17), at_once, atol=1e-5, rtol=0)
+
+
+def test_bfloat16_is_as_close_to_float32_as_hugging_face_is(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "llama3")
+    exact = hf_logits(hf_reference(folder), TOKENS)
+    theirs = (hf_logits(hf_reference(folder, torch.bfloat16), TOKENS) - exact).abs().mean()
+    ours = (logits(load(folder, torch.bfloat16), TOKENS) - exact).abs().mean()
+    assert ours <= 1.2 * theirs
+
+
+def test_rope_scaling_in_the_old_form_means_the_same(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "llama3")
+    expected = logits(load(folder), TOKENS)
+    raw = json.loads((folder / "config.json").read_text())
+    scaling = raw.pop("rope_parameters")
+    raw["rope_theta"] = scaling.pop("rope_theta")
+    raw["rope_scaling"] = scaling
+    (folder / "config.json").write_text(json.dumps(raw))
+    torch.testing.assert_close(logits(load(folder), TOKENS), expected, atol=0, rtol=0)
+
+
+def test_a_sliding_window_changes_what_long_prompts_see(tmp_path: Path) -> None:
+    windowed = logits(load(make_checkpoint(tmp_path / "a", "mistral_window")), TOKENS)
+    full = logits(
+        load(make_checkpoint(tmp_path / "b", "mistral_window", sliding_window=None)), TOKENS
+    )
+    torch.testing.assert_close(windowed[:12], full[:12], atol=1e-5, rtol=0)
+    assert (windowed[20:] - full[20:]).abs().max() > 0.1
+
+
+def test_specs_say_what_each_layer_caches(tmp_path: Path) -> None:
+    specs = load(make_checkpoint(tmp_path, "qwen2_window")).attention_specs
+    assert [spec.layer_id for spec in specs] == [0, 1, 2]
+    assert [spec.sliding_window for spec in specs] == [None, None, 12]
+    assert {(spec.num_heads, spec.num_kv_heads, spec.head_dim) for spec in specs} == {(4, 2, 16)}
+    assert specs[0].scale == 0.25
+
+
+def test_a_tied_head_takes_no_memory_of_its_own(tmp_path: Path) -> None:
+    tied = load(make_checkpoint(tmp_path / "a", "llama2", tie_word_embeddings=True))
+    untied = load(make_checkpoint(tmp_path / "b", "llama2"))
+    assert untied.weights_bytes() - tied.weights_bytes() == VOCAB_SIZE * 64 * 4
