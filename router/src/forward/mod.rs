@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tracing::{debug, error};
 
 pub use self::headers::{REQUEST_ID, request_id};
 pub use self::read::read_body;
@@ -50,8 +51,8 @@ struct Outgoing {
 enum Failure {
     /// No connection could be opened: the worker is not there.
     Connect(io::Error),
-    /// The connection broke before the answer began. `stale`: it had been idle, so the worker may just have closed it.
-    Broken { error: hyper::Error, stale: bool },
+    /// The connection broke before the answer began.
+    Broken(hyper::Error),
     /// The worker took the request and was silent for too long.
     Silent,
     /// The router is out of sockets, which is no worker's fault.
@@ -76,7 +77,7 @@ impl Forwarder {
     pub async fn forward(&self, request: Request<Incoming>, id: &HeaderValue) -> Result<Response<Body>, RouterError> {
         let begun = Instant::now();
         let (parts, body) = request.into_parts();
-        let body = read_body(body, self.max_payload_bytes).await?;
+        let body = read_body(body, &parts.headers, self.max_payload_bytes).await?;
         let key = prompt::routing_key(&body).into_owned();
         let outgoing = Outgoing {
             method: parts.method,
@@ -105,13 +106,14 @@ impl Forwarder {
             };
             let worker = guard.worker();
             let mut attempts = 0;
-            loop {
+            while worker.is_available() {
                 let failure = match self.attempt(worker, outgoing).await {
                     Ok((connection, response)) => return Ok((connection, response, guard)),
                     Err(failure) => failure,
                 };
-                let reason = self.blame(worker, failure, &mut attempts)?;
-                tracing::debug!(worker = %worker.url(), reason, attempts, retries, "attempt failed");
+                attempts += 1;
+                let reason = self.blame(worker, failure, attempts)?;
+                debug!(worker = %worker.url(), reason, attempts, retries, "attempt failed");
                 if retries == self.max_retries {
                     return Err(RouterError::WorkersFailed(format!(
                         "no worker answered after {retries} retries (--max-total-retries); the last: {}: {reason}",
@@ -119,45 +121,47 @@ impl Forwarder {
                     )));
                 }
                 retries += 1;
-                if !worker.is_available() {
-                    break;
-                }
             }
         }
     }
 
-    /// One attempt on one worker: over an idle connection if there is one, else over a new one.
+    /// One attempt on one worker: over an idle connection if there is one, else over a new one. That the worker has closed an idle
+    /// connection does not count as a failure.
     async fn attempt(&self, worker: &Worker, outgoing: &Outgoing) -> Result<(Connection, Response<Incoming>), Failure> {
-        let (mut connection, stale) = match worker.pool.take() {
-            Some(connection) => (connection, true),
-            None => (Connection::open(worker.url(), self.connect_timeout).await.map_err(Failure::opening)?, false),
-        };
-        let request = outgoing.request(worker);
+        if let Some(connection) = worker.pool.take() {
+            match self.send(connection, outgoing.request(worker)).await {
+                Err(Failure::Broken(error)) => debug!(worker = %worker.url(), %error, "idle connection was stale"),
+                answered => return answered,
+            }
+        }
+        let connection = Connection::open(worker.url(), self.connect_timeout).await.map_err(Failure::opening)?;
+        self.send(connection, outgoing.request(worker)).await
+    }
+
+    async fn send(
+        &self,
+        mut connection: Connection,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Connection, Response<Incoming>), Failure> {
         match tokio::time::timeout(self.answer_timeout, connection.send(request)).await {
             Ok(Ok(response)) => Ok((connection, response)),
-            Ok(Err(error)) => Err(Failure::Broken { error, stale }),
+            Ok(Err(error)) => Err(Failure::Broken(error)),
             Err(_) => Err(Failure::Silent),
         }
     }
 
     /// Holds a failure against the worker as far as it is to blame. `Err` if trying again would not help; else the reason.
-    fn blame(&self, worker: &Worker, failure: Failure, attempts: &mut u32) -> Result<String, RouterError> {
+    fn blame(&self, worker: &Worker, failure: Failure, attempts: u32) -> Result<String, RouterError> {
         match failure {
             Failure::Connect(error) => {
                 let reason = format!("cannot connect: {error}");
                 worker.mark_unhealthy(&reason);
                 Ok(reason)
             }
-            Failure::Broken { error, stale } => {
+            Failure::Broken(error) => {
                 let reason = format!("connection broke before the answer: {error}");
-                if stale {
-                    // The others were opened in the same life of the worker; the next attempt opens a new one.
-                    worker.pool.clear();
-                } else {
-                    *attempts += 1;
-                    if *attempts >= self.max_worker_attempts {
-                        worker.mark_unhealthy(&reason);
-                    }
+                if attempts >= self.max_worker_attempts {
+                    worker.mark_unhealthy(&reason);
                 }
                 Ok(reason)
             }
@@ -166,7 +170,7 @@ impl Forwarder {
                 seconds: self.answer_timeout.as_secs_f64(),
             }),
             Failure::Exhausted(error) => {
-                tracing::error!(%error, "cannot open connections");
+                error!(%error, "cannot open connections");
                 Err(RouterError::Exhausted(format!("the router cannot open connections: {error}")))
             }
         }

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::EXPECT;
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -16,9 +18,13 @@ const DISCARD_TIME: Duration = Duration::from_secs(5);
 const MAX_RESERVED_BYTES: u64 = 1 << 20;
 
 /// The whole body, if it has at most `limit` bytes.
-pub async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, RouterError> {
+pub async fn read_body(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, RouterError> {
     let announced = body.size_hint().lower();
     if announced > limit as u64 {
+        // A client that asked before it sent anything needs no more than a no.
+        if headers.contains_key(EXPECT) {
+            return Err(RouterError::BodyTooLarge { limit });
+        }
         return Err(too_large(body, limit).await);
     }
     let Some(first) = next_data(&mut body).await? else { return Ok(Bytes::new()) };

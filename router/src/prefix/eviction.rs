@@ -35,6 +35,12 @@ impl Held {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Entries in the queue of leaves.
+    #[cfg(test)]
+    pub fn queued(&self) -> usize {
+        self.leaves.lock().len()
+    }
+
     pub fn push(&self, last_used: u64, node: Link) {
         self.leaves.lock().push(Leaf { last_used, node });
     }

@@ -1,0 +1,87 @@
+//! What the router answers itself, how it starts, and how it stops.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use radixfleet_router::Router;
+use tokio::net::TcpStream;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn health_says_whether_the_router_can_serve() {
+    let mut worker = TestWorker::naming_itself().await;
+    let router = router(config(&[&worker])).await;
+    assert_eq!(get(&router.url(), "/health").await.status, StatusCode::OK);
+    worker.kill().await;
+    eventually("the worker is noticed to be gone", || !router.fleet().has_healthy_worker()).await;
+    let reply = get(&router.url(), "/health").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(reply.json().await["error"]["type"], "service_unavailable_error");
+}
+
+#[tokio::test]
+async fn unknown_paths_and_wrong_methods_are_told_in_the_openai_shape() {
+    let router = Router::start(config(&[])).await.unwrap();
+    let reply = get(&router.url(), "/v2/chat").await;
+    assert_eq!(reply.status, StatusCode::NOT_FOUND);
+    let error = &reply.json().await["error"];
+    assert_eq!((&error["message"], &error["code"]), (&"the router has no path /v2/chat".into(), &404.into()));
+    assert!(error["param"].is_null() && error["type"] == "not_found_error");
+    for (method, path, allowed) in [
+        (Method::GET, "/generate", "POST"),
+        (Method::POST, "/health", "GET"),
+        (Method::GET, "/add_worker?url=x", "POST"),
+        (Method::DELETE, "/list_workers", "GET"),
+        (Method::PUT, "/flush_cache", "GET, POST"),
+        (Method::POST, "/get_model_info", "GET"),
+    ] {
+        let reply = send(&router.url(), request(method, path, "")).await.unwrap();
+        assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(reply.headers["allow"], allowed, "{path}");
+        assert_eq!(reply.json().await["error"]["message"], format!("method not allowed; use {allowed}"));
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_one_clear_line() {
+    let first = Router::start(config(&[])).await.unwrap();
+    let mut second = config(&[]);
+    second.port = first.port();
+    let Err(error) = Router::start(second).await else { panic!("the port was taken twice") };
+    let expected = format!(
+        "cannot listen on 127.0.0.1:{}: the port is taken by another program; choose another one with --port",
+        first.port()
+    );
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
+async fn stopping_lets_answers_end_that_end_in_time() {
+    let (feed, answer) = chunked("text/plain");
+    let answer = parking_lot::Mutex::new(Some(answer));
+    let worker = TestWorker::start(move |_| std::future::ready(answer.lock().take().unwrap())).await;
+    let router = router(config(&[&worker])).await;
+    let (url, port) = (router.url(), router.port());
+    let reply = generate(&url, "x").await;
+    let stopping = tokio::spawn(router.stop(Duration::from_secs(60)));
+    while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    feed.send("the end".into()).unwrap();
+    drop(feed);
+    assert_eq!(reply.text().await, "the end");
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_drops_answers_that_take_longer() {
+    let worker = TestWorker::start(|_| std::future::pending()).await;
+    let router = router(config(&[&worker])).await;
+    let url = router.url();
+    let waiting = tokio::spawn(async move { send(&url, request(Method::POST, "/generate", "{}")).await.is_err() });
+    eventually("the request is at the worker", || worker.in_progress() == 1).await;
+    router.stop(Duration::from_millis(50)).await;
+    assert!(waiting.await.unwrap(), "the client sees that there is no answer");
+    eventually("the worker is told", || worker.in_progress() == 0).await;
+}

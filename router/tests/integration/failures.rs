@@ -1,0 +1,208 @@
+//! Workers that die, hang or refuse: what had not begun to be answered is answered by somebody else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::StatusCode;
+use radixfleet_router::{Router, RouterConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::support::*;
+
+/// A worker that is healthy, and closes every connection on which it is asked something: before the answer if `answers` is false,
+/// else after it and without a word.
+async fn closing(answers: bool) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 4096];
+            let Ok(read) = stream.read(&mut request).await else { continue };
+            let is_probe = request[..read].starts_with(b"GET /health");
+            if !is_probe {
+                counter.fetch_add(1, Ordering::SeqCst);
+            }
+            if is_probe || answers {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            }
+        }
+    });
+    (url, asked)
+}
+
+fn is_available(router: &Router, url: &str) -> bool {
+    router.fleet().workers().iter().any(|worker| worker.url().as_str() == url && worker.is_available())
+}
+
+#[tokio::test]
+async fn a_killed_worker_costs_no_client_an_error() {
+    // Answers are held back until the kill, so that it hits requests that have not begun to be answered.
+    let gate = Arc::new(Notify::new());
+    let open = Arc::new(AtomicUsize::new(0));
+    let mut workers = Vec::new();
+    for _ in 0..2 {
+        let (gate, open) = (gate.clone(), open.clone());
+        let handler = move |_| {
+            let (gate, open) = (gate.clone(), open.clone());
+            async move {
+                let opened = gate.notified();
+                if open.load(Ordering::SeqCst) == 0 {
+                    opened.await;
+                }
+                text("answered")
+            }
+        };
+        workers.push(TestWorker::start(handler).await);
+    }
+    let mut doomed = workers.pop().unwrap();
+    let survivor = workers.pop().unwrap();
+    let policy = "round_robin".to_owned();
+    let router = router(RouterConfig { policy, ..config(&[&survivor, &doomed]) }).await;
+    let mut requests = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let url = router.url();
+        requests.spawn(async move { generate(&url, &format!("prompt {number}")).await.text().await });
+    }
+    eventually("both work", || survivor.in_progress() == 20 && doomed.in_progress() == 20).await;
+    doomed.kill().await;
+    eventually("all are with the survivor", || survivor.in_progress() == 40).await;
+    open.store(1, Ordering::SeqCst);
+    gate.notify_waiters();
+    while let Some(answer) = requests.join_next().await {
+        assert_eq!(answer.unwrap(), "answered");
+    }
+    assert!(!is_available(&router, &doomed.url));
+    idle(&router).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_comes_back_is_used_again() {
+    let (mut first, second) = (TestWorker::naming_itself().await, TestWorker::naming_itself().await);
+    let policy = "round_robin".to_owned();
+    let router = router(RouterConfig { policy, ..config(&[&first, &second]) }).await;
+    first.kill().await;
+    for _ in 0..10 {
+        assert_eq!(generate(&router.url(), "x").await.worker(), second.url);
+    }
+    assert!(!is_available(&router, &first.url));
+    first.restart().await;
+    eventually("it is taken back", || is_available(&router, &first.url)).await;
+    let served = [generate(&router.url(), "x").await, generate(&router.url(), "x").await];
+    assert!(served.iter().any(|reply| reply.worker() == first.url));
+}
+
+#[tokio::test]
+async fn a_worker_that_comes_up_late_is_used() {
+    let mut worker = TestWorker::naming_itself().await;
+    worker.kill().await;
+    let router = Router::start(config(&[&worker])).await.unwrap();
+    let reply = get(&router.url(), "/health").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let reply = generate(&router.url(), "too early").await;
+    assert_eq!((reply.status, reply.headers["retry-after"].to_str().unwrap()), (StatusCode::SERVICE_UNAVAILABLE, "1"));
+    let message = reply.json().await["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!(message, "no healthy worker: none of the 1 in the fleet answers /health; retry later");
+    worker.restart().await;
+    eventually("it is healthy", || is_available(&router, &worker.url)).await;
+    assert_eq!(get(&router.url(), "/health").await.status, StatusCode::OK);
+    assert_eq!(generate(&router.url(), "now").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_its_checks_gets_no_requests_until_it_passes() {
+    let (first, second) = (TestWorker::naming_itself().await, TestWorker::naming_itself().await);
+    let router = router(config(&[&first, &second])).await;
+    first.set_healthy(false);
+    eventually("it is out", || !is_available(&router, &first.url)).await;
+    for _ in 0..10 {
+        assert_eq!(generate(&router.url(), "x").await.worker(), second.url);
+    }
+    first.set_healthy(true);
+    eventually("it is back", || is_available(&router, &first.url)).await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_the_worker_closed_costs_nothing() {
+    let (url, asked) = closing(true).await;
+    // No retry is allowed: a stale connection is not a failure.
+    let limits = RouterConfig { max_total_retries: 0, max_worker_retries: 1, ..config(&[]) };
+    let router = router(RouterConfig { worker_urls: vec![url.clone()], ..limits }).await;
+    for _ in 0..200 {
+        let reply = generate(&router.url(), "x").await;
+        assert_eq!(reply.status, StatusCode::OK);
+        assert_eq!(reply.text().await, "ok");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 200);
+    assert!(is_available(&router, &url));
+    idle(&router).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_before_the_answer_is_tried_again_on_the_same_worker_then_elsewhere() {
+    let (url, asked) = closing(false).await;
+    let good = TestWorker::naming_itself().await;
+    // A long pause, so that the prober does not take the worker back during the test.
+    let slow = RouterConfig { health_check_interval_secs: 1e6, health_check_max_backoff_secs: 1e6, ..config(&[&good]) };
+    let urls = vec![url.clone(), good.url.clone()];
+    let policy = "round_robin".to_owned();
+    let router = router(RouterConfig { worker_urls: urls, policy, max_worker_retries: 3, ..slow }).await;
+    for _ in 0..4 {
+        assert_eq!(generate(&router.url(), "x").await.worker(), good.url);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    assert!(!is_available(&router, &url));
+    idle(&router).await;
+}
+
+#[tokio::test]
+async fn retries_end_with_an_error_that_says_so() {
+    let (url, asked) = closing(false).await;
+    let limits = RouterConfig { max_worker_retries: 100, max_total_retries: 6, ..config(&[]) };
+    let router = router(RouterConfig { worker_urls: vec![url.clone()], ..limits }).await;
+    let reply = generate(&router.url(), "x").await;
+    assert_eq!(reply.status, StatusCode::BAD_GATEWAY);
+    let message = reply.json().await["error"]["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.starts_with(&format!("no worker answered after 6 retries (--max-total-retries); the last: {url}:"))
+    );
+    assert_eq!(asked.load(Ordering::SeqCst), 7);
+    idle(&router).await;
+}
+
+#[tokio::test]
+async fn a_refused_connection_goes_elsewhere_and_a_fleet_of_them_is_unavailable() {
+    let mut workers = [TestWorker::naming_itself().await, TestWorker::naming_itself().await];
+    let router = router(config(&[&workers[0], &workers[1]])).await;
+    for worker in &mut workers {
+        worker.kill().await;
+    }
+    let reply = generate(&router.url(), "x").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(workers.iter().all(|worker| !is_available(&router, &worker.url)));
+    idle(&router).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_never_answers_is_given_up_after_the_time_out() {
+    let worker = TestWorker::start(|_| std::future::pending()).await;
+    let router = router(RouterConfig { request_timeout_secs: 0.2, ..config(&[&worker]) }).await;
+    let reply = generate(&router.url(), "x").await;
+    assert_eq!(reply.status, StatusCode::GATEWAY_TIMEOUT);
+    let message = reply.json().await["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!(message, format!("worker {} did not begin to answer within 0.2 s (--request-timeout-secs)", worker.url));
+    eventually("the worker is told", || worker.in_progress() == 0).await;
+    idle(&router).await;
+}
+
+#[tokio::test]
+async fn a_fleet_without_workers_says_how_to_add_one() {
+    let router = Router::start(config(&[])).await.unwrap();
+    let reply = generate(&router.url(), "x").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    let message = reply.json().await["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!(message, "no worker: add one with POST /add_worker?url=…");
+}

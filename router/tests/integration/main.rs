@@ -1,0 +1,8 @@
+//! The router as clients and workers see it: real sockets, and small workers of the tests' own.
+
+mod control;
+mod failures;
+mod membership;
+mod pass_through;
+mod streaming;
+mod support;
