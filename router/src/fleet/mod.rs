@@ -126,3 +126,6 @@ impl Fleet {
         self.ids.lock()[usize::from(id)] = false;
     }
 }
+
+#[cfg(test)]
+mod tests;

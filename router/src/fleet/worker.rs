@@ -40,7 +40,7 @@ pub struct Worker {
 // ===== impl Worker =====
 
 impl Worker {
-    pub(super) fn new(id: WorkerId, url: WorkerUrl) -> Self {
+    pub(crate) fn new(id: WorkerId, url: WorkerUrl) -> Self {
         Self {
             id,
             url,
@@ -86,7 +86,7 @@ impl Worker {
 
     /// Counts one request in, unless the worker is draining. A drain that began before is seen here; one that begins
     /// after sees the load: both orders are sequentially consistent.
-    pub(super) fn begin(self: &Arc<Self>) -> Option<LoadGuard> {
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<LoadGuard> {
         self.load.fetch_add(1, Ordering::SeqCst);
         let guard = LoadGuard { worker: self.clone() };
         (!self.is_draining()).then_some(guard)

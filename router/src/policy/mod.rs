@@ -49,3 +49,6 @@ pub fn build(config: &RouterConfig) -> Box<dyn Policy> {
     let entry = POLICIES.iter().find(|entry| entry.name == config.policy).expect("the policy's name is validated");
     (entry.build)(config)
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,9 +123,11 @@ async fn adding_and_removing_under_load_costs_no_request() {
         for client in 0..4 {
             let (router, over) = (router.clone(), over.clone());
             clients.spawn(async move {
+                // Prompts that share nothing, so that cache_aware too spreads them.
+                let mut random = fastrand::Rng::with_seed(client);
                 let mut answered = 0;
                 while !over.load(Ordering::SeqCst) {
-                    let reply = generate(&router.url(), &format!("client {client} request {answered}")).await;
+                    let reply = generate(&router.url(), &format!("{:016x}", random.u64(..))).await;
                     assert_eq!(reply.status, StatusCode::OK);
                     answered += 1;
                 }

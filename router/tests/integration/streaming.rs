@@ -166,9 +166,12 @@ async fn any_other_answer_that_breaks_off_is_seen_to_be_cut() {
         let body = if head.contains("chunked") { "3\r\n{\"a\r\n" } else { "{\"a" };
         let url = breaking_off(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}").leak()).await;
         let router = router(RouterConfig { worker_urls: vec![url], ..config(&[]) }).await;
-        let reply = send(&router.url(), request(Method::POST, "/generate", "{}")).await.unwrap();
-        assert_eq!(reply.status, StatusCode::OK);
-        assert!(reply.bytes().await.is_err(), "{head}");
+        // Whether the head was sent before the worker broke off is a matter of time.
+        let cut = match send(&router.url(), request(Method::POST, "/generate", "{}")).await {
+            Ok(reply) => reply.bytes().await.is_err(),
+            Err(_) => true,
+        };
+        assert!(cut, "{head}");
         idle(&router).await;
     }
 }

@@ -179,8 +179,11 @@ pub fn text(body: impl Into<Bytes>) -> Answer {
 }
 
 pub fn with_status(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
+    let body = body.into();
+    let length = body.len();
+    let mut response = Response::new(Full::new(body).boxed_unsync());
     *response.status_mut() = status;
+    response.headers_mut().insert("content-length", length.into());
     response
 }
 
