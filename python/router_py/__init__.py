@@ -1,4 +1,4 @@
-"""The router for Python: the `Router` class, and the commands `launch_router` and `launch_server`."""
+"""The router for Python: the `Router` class, `launch_router` and `launch_server`."""
 
 from .router import Router
 

@@ -16,7 +16,7 @@ class OptionDescription(TypedDict):
     multiple: bool
 
 def parse_args(argv: list[str], prog: str) -> str:
-    """Parse and validate a command line (without the program's name) into the configuration as JSON.
+    """Parse and validate a command line, without the program's name, into JSON.
 
     Raises SystemExit: 0 after --help and --version (on stdout), 2 after an error (on stderr).
     """
