@@ -1,0 +1,3 @@
+"""The worker: a batching inference engine and its HTTP server."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,151 @@
+"""The tokenizer of a model: from a tokenizer.json, a GGUF file, or whatever transformers can
+convert.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from .chat_template import ChatTemplate
+from .gguf_metadata import read_gguf_metadata
+from .gguf_tokenizer import UnsupportedTokenizerError, tokenizer_from_gguf
+from .token_bytes import TokenBytes
+
+# What transformers can make a tokenizer from, when there is no tokenizer.json.
+_OLDER_FILES = ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model")
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
+
+
+class TokenizerError(ValueError):
+    """The tokenizer cannot be loaded; the text is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """`chat_template` is None for models that have none."""
+
+    backend: tokenizers.Tokenizer
+    token_bytes: TokenBytes
+    chat_template: ChatTemplate | None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids; `add_special_tokens` puts the beginning-of-text token there, for models that
+        want it.
+        """
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The text of a continuation: a first space stays, as it belongs to the text after a
+        prompt.
+        """
+        pieces = (self.token_bytes.of(token_id, skip_special_tokens) for token_id in token_ids)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    backend: tokenizers.Tokenizer
+    template: str | None
+    special_tokens: dict[str, str]
+
+
+def load_tokenizer(path: Path, chat_template: str | None = None) -> Tokenizer:
+    """Load from a folder or a .gguf file; `chat_template` is the source of one that replaces the
+    model's own.
+
+    Raises TokenizerError if there is none or it is of an unknown kind, ChatTemplateError if the
+    template is wrong.
+    """
+    try:
+        parts = _load_gguf(path) if path.is_file() else _load_folder(path)
+        parts.backend.no_truncation()
+        parts.backend.no_padding()
+        token_bytes = TokenBytes(parts.backend)
+    except KeyError as error:
+        raise TokenizerError(f"{path} has no {error.args[0]}, which a tokenizer needs") from error
+    except (UnsupportedTokenizerError, OSError, ValueError) as error:
+        raise TokenizerError(f"cannot load a tokenizer from {path}: {error}") from error
+    source = chat_template or parts.template
+    template = ChatTemplate(source, parts.special_tokens) if source else None
+    return Tokenizer(parts.backend, token_bytes, template)
+
+
+def _load_gguf(path: Path) -> _Parts:
+    metadata = read_gguf_metadata(path)
+    tokens = metadata.get("tokenizer.ggml.tokens", [])
+    special_tokens = {}
+    for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding")):
+        index = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if index is not None:
+            special_tokens[name] = tokens[index]
+    template = metadata.get("tokenizer.chat_template")
+    return _Parts(tokenizer_from_gguf(metadata), template, special_tokens)
+
+
+def _load_folder(path: Path) -> _Parts:
+    file = path / "tokenizer.json"
+    backend = _from_file(file) if file.is_file() else _convert_with_transformers(path)
+    config = _read_json(path / "tokenizer_config.json")
+    special_tokens = {}
+    for name in _SPECIAL_TOKENS:
+        token = config.get(name)
+        content = token.get("content") if isinstance(token, dict) else token
+        if isinstance(content, str):
+            special_tokens[name] = content
+    return _Parts(backend, _template_of(path, config), special_tokens)
+
+
+def _from_file(file: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{file.name} is not valid: {error}") from error
+
+
+def _convert_with_transformers(path: Path) -> tokenizers.Tokenizer:
+    """For folders with older files alone. Imports torch, which takes seconds."""
+    if not any((path / name).is_file() for name in _OLDER_FILES):
+        raise ValueError(f"there is no tokenizer.json, nor any of {', '.join(_OLDER_FILES)}")
+    from transformers import AutoTokenizer
+
+    try:
+        converted = AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:  # it raises whatever the missing or broken file led to
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ValueError(f"there is no tokenizer.json, and transformers says: {reason}") from error
+    backend = getattr(converted, "backend_tokenizer", None)
+    if not isinstance(backend, tokenizers.Tokenizer):
+        raise UnsupportedTokenizerError(
+            "there is no tokenizer.json, and none can be made from what there is"
+        )
+    return backend
+
+
+def _template_of(path: Path, config: dict[str, Any]) -> str | None:
+    """A file of its own goes before the configuration; of several templates the one named 'default'
+    is it.
+    """
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        return next((entry["template"] for entry in template if entry["name"] == "default"), None)
+    return template
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file.name} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} does not hold a JSON object")
+    return content

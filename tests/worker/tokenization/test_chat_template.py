@@ -1,0 +1,84 @@
+"""Chat templates behave as in Hugging Face's libraries, and cannot reach out of their sandbox."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker.tokenization.chat_template import ChatTemplate, ChatTemplateError, load_chat_template
+from worker.tokenization.tokenizer import Tokenizer
+
+USER = [{"role": "user", "content": "hi"}]
+
+
+def render(source: str, **variables: object) -> str:
+    return ChatTemplate(source, {"bos_token": "<s>"}).render(USER, **variables)
+
+
+def test_special_tokens_messages_and_variables_are_there() -> None:
+    source = "{{ bos_token }}{{ messages[0].role }}{{ add_generation_prompt }}{{ thinking }}"
+    assert render(source, thinking=False) == "<s>userTrueFalse"
+
+
+def test_blocks_leave_no_line_ends_behind() -> None:
+    source = (
+        "{% for message in messages %}\n    {% if true %}\n{{ message.content }}\n{% endif %}\n"
+    )
+    assert render(source + "{% endfor %}\n") == "hi\n"
+
+
+def test_generation_blocks_and_loop_controls_work() -> None:
+    source = (
+        "{% generation %}{% for x in [1, 2, 3] %}{{ x }}{% break %}{% endfor %}{% endgeneration %}"
+    )
+    assert render(source) == "1"
+
+
+def test_tojson_does_not_escape_for_html() -> None:
+    assert render("{{ {'a': '<é>'} | tojson }}") == '{"a": "<é>"}'
+
+
+def test_date_is_there() -> None:
+    assert render("{{ strftime_now('%Y') }}").isdigit()
+
+
+def test_template_can_refuse() -> None:
+    with pytest.raises(ChatTemplateError, match="refuses these messages: no, thanks"):
+        render("{{ raise_exception('no, thanks') }}")
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ missing.attribute }}", "{{ 1 / 0 }}", "{{ messages[0]['content'] + 1 }}"]
+)
+def test_template_that_fails_says_so(source: str) -> None:
+    with pytest.raises(ChatTemplateError, match="cannot be applied"):
+        render(source)
+
+
+@pytest.mark.parametrize("source", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"])
+def test_template_is_in_a_sandbox(source: str) -> None:
+    with pytest.raises(ChatTemplateError, match="cannot be applied"):
+        render(source)
+
+
+def test_template_with_a_mistake_names_its_line() -> None:
+    with pytest.raises(ChatTemplateError, match="line 2"):
+        ChatTemplate("\n{% for %}", {})
+
+
+def test_option_takes_a_file_or_the_template_itself(tmp_path: Path) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_text("from {{ 'file' }}")
+    assert load_chat_template(str(file)) == "from {{ 'file' }}"
+    assert load_chat_template("{{ messages }}") == "{{ messages }}"
+    with pytest.raises(ChatTemplateError, match=r"missing\.jinja"):
+        load_chat_template(str(tmp_path / "missing.jinja"))
+
+
+def test_real_template_adds_its_default_system_prompt(smollm2: Tokenizer) -> None:
+    assert smollm2.chat_template is not None
+    assert smollm2.chat_template.render(USER) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        "<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )

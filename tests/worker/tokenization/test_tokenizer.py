@@ -1,0 +1,261 @@
+"""Tokenizers from folders and GGUF files give the ids that the model was trained with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gguf
+import pytest
+from tokenizers import Tokenizer as Backend
+
+from worker.tokenization.gguf_metadata import GGUFError, read_gguf_metadata
+from worker.tokenization.gguf_tokenizer import UnsupportedTokenizerError, tokenizer_from_gguf
+from worker.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+
+from .sentencepiece_tokenizer import sentencepiece_metadata, sentencepiece_tokenizer
+from .tiny_tokenizer import write_tiny_tokenizer
+
+TEXTS = [
+    "Hello world",
+    "  leading  and   trailing  ",
+    "tabs\t\tand\n\n\nnewlines \r\n x",
+    "def f(x):\n    return {'a': [x + y for y in range(z)]}  # ok",
+    "naïve café Ünïcode ß",
+    "日本語のテキスト 漢字 かな",
+    "emoji 😀👩‍👩‍👧‍👦🏳️‍🌈",
+    "العربية עברית mixed",
+    "I'm you're DON'T it's",
+    "<|im_start|>user\nhi<|im_end|>\n",
+    "https://x.y/z?a=b&c=d 1234 3.14159",
+    "\x00\x01 control \u200b",
+    "",
+]
+
+
+def test_folder_gives_tokens_template_and_special_tokens(tiny: Tokenizer) -> None:
+    assert tiny.encode(" the") == [tiny.backend.token_to_id("Ġthe")]
+    assert tiny.encode("<|im_end|>") == [2]
+    assert tiny.chat_template is not None
+
+
+def test_template_file_goes_before_the_configuration(tmp_path: Path) -> None:
+    folder = write_tiny_tokenizer(tmp_path)
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ eos_token }} from the file")
+    template = load_tokenizer(folder).chat_template
+    assert template is not None
+    assert template.render([]) == "<|im_start|><|im_end|> from the file"
+
+
+def test_default_one_of_several_templates_is_taken(tmp_path: Path) -> None:
+    folder = write_tiny_tokenizer(tmp_path)
+    templates = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    template = load_tokenizer(folder).chat_template
+    assert template is not None
+    assert template.render([]) == "d"
+
+
+def test_given_template_replaces_the_models_own(tiny_folder: Path) -> None:
+    template = load_tokenizer(tiny_folder, chat_template="{{ 'mine' }}").chat_template
+    assert template is not None
+    assert template.render([]) == "mine"
+
+
+def test_truncation_and_padding_of_the_file_are_turned_off(tmp_path: Path) -> None:
+    folder = write_tiny_tokenizer(tmp_path)
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    backend.enable_truncation(4)
+    backend.enable_padding(length=8)
+    backend.save(str(folder / "tokenizer.json"))
+    assert len(load_tokenizer(folder).encode("abcdef")) == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "tokenizer.json is not valid"),
+        ('{"version": "1.0"}', "tokenizer.json is not valid"),
+    ],
+)
+def test_broken_folder_is_one_clear_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(TokenizerError, match=message) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_without_a_tokenizer_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"there is no tokenizer\.json") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_older_files_are_converted_by_transformers(tmp_path: Path) -> None:
+    folder = write_tiny_tokenizer(tmp_path)
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("\n".join(" ".join(merge) for merge in model["merges"]))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.encode(" the") == [model["vocab"]["Ġthe"]]
+    assert tokenizer.decode(tokenizer.encode("é 😀")) == "é 😀"
+
+
+def test_decoder_of_another_family_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny_tokenizer(tmp_path)
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    file.write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=r"decoder \(WordPiece\) is not supported"):
+        load_tokenizer(folder)
+
+
+@pytest.fixture
+def small_gguf(tmp_path: Path) -> Path:
+    """Every type of value that the format knows."""
+    file = tmp_path / "small.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_uint8("u8", 255)
+    writer.add_int8("i8", -1)
+    writer.add_uint16("u16", 65535)
+    writer.add_int16("i16", -2)
+    writer.add_uint32("u32", 2**32 - 1)
+    writer.add_int32("i32", -3)
+    writer.add_uint64("u64", 2**64 - 1)
+    writer.add_int64("i64", -4)
+    writer.add_float32("f32", 0.5)
+    writer.add_float64("f64", 0.1)
+    writer.add_bool("yes", True)
+    writer.add_string("text", "é😀")
+    writer.add_array("numbers", [1, -2, 3])
+    writer.add_array("texts", ["a", "", "日本"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_metadata_is_what_was_written(small_gguf: Path) -> None:
+    assert read_gguf_metadata(small_gguf) == {
+        "general.architecture": "llama",
+        "u8": 255,
+        "i8": -1,
+        "u16": 65535,
+        "i16": -2,
+        "u32": 2**32 - 1,
+        "i32": -3,
+        "u64": 2**64 - 1,
+        "i64": -4,
+        "f32": 0.5,
+        "f64": 0.1,
+        "yes": True,
+        "text": "é😀",
+        "numbers": [1, -2, 3],
+        "texts": ["a", "", "日本"],
+    }
+
+
+def test_file_cut_short_anywhere_is_a_clear_error(small_gguf: Path) -> None:
+    content = small_gguf.read_bytes()
+    whole = len(content.rstrip(b"\0"))
+    for length in range(whole - 40):
+        small_gguf.write_bytes(content[:length])
+        with pytest.raises(GGUFError, match=r"not a GGUF file|damaged or cut short"):
+            read_gguf_metadata(small_gguf)
+
+
+def test_file_of_another_kind_or_version_is_a_clear_error(small_gguf: Path) -> None:
+    small_gguf.write_bytes(b"PK\x03\x04")
+    with pytest.raises(GGUFError, match="is not a GGUF file"):
+        read_gguf_metadata(small_gguf)
+    small_gguf.write_bytes(b"GGUF\x01\x00\x00\x00")
+    with pytest.raises(GGUFError, match="version 1 is not supported"):
+        read_gguf_metadata(small_gguf)
+
+
+def test_metadata_of_the_real_file_is_what_the_gguf_package_reads(smollm2_file: Path) -> None:
+    fields = gguf.GGUFReader(smollm2_file).fields
+    expected = {
+        name: field.contents() for name, field in fields.items() if not name.startswith("GGUF.")
+    }
+    assert read_gguf_metadata(smollm2_file) == expected
+
+
+def test_real_gguf_gives_the_ids_of_transformers(smollm2: Tokenizer, smollm2_file: Path) -> None:
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(smollm2_file.parent, gguf_file=smollm2_file.name)
+    for text in TEXTS:
+        assert smollm2.encode(text) == reference.encode(text), text
+        assert smollm2.decode(smollm2.encode(text), skip_special_tokens=False) == text
+
+
+def test_digits_of_every_kind_stand_alone(smollm2: Tokenizer) -> None:
+    """Transformers' conversion joins the space to the fraction; the model's own rules do not."""
+    tokens = [smollm2.backend.id_to_token(each) for each in smollm2.encode("² ½ 42")]
+    assert tokens == ["Â²", "Ġ", "Â½", "Ġ", "4", "2"]
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "expected"),
+    [
+        ("llama-bpe", "12345 x", ["123", "45", "Ġx"]),
+        ("qwen2", "12 x", ["1", "2", "Ġx"]),
+        ("smollm", "a 12", ["a", "Ġ", "1", "2"]),
+        ("gpt-2", "12345 x", ["12345", "Ġx"]),
+        ("tekken", "aB12", ["a", "B", "1", "2"]),
+        ("llama-bpe", "it'S ok\n\n", ["it", "'S", "Ġok", "ĊĊ"]),
+        ("gpt-2", "it's  ok", ["it", "'s", "Ġ", "Ġok"]),
+    ],
+)
+def test_splitting_rules_have_their_names(pre: str, text: str, expected: list[str]) -> None:
+    tokens = ["a", "Ġ"]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": [],
+    }
+    pre_tokenizer = tokenizer_from_gguf(metadata).pre_tokenizer
+    assert pre_tokenizer is not None
+    assert [piece for piece, _ in pre_tokenizer.pre_tokenize_str(text)] == expected
+
+
+def test_unknown_kinds_are_refused_by_name() -> None:
+    with pytest.raises(UnsupportedTokenizerError, match="'bert'"):
+        tokenizer_from_gguf({"tokenizer.ggml.model": "bert"})
+    with pytest.raises(UnsupportedTokenizerError, match="'strange'"):
+        tokenizer_from_gguf({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "strange"})
+
+
+def test_sentencepiece_joins_the_highest_score_first() -> None:
+    tokenizer = sentencepiece_tokenizer()
+    assert tokenizer.encode("the").tokens == ["▁the"]
+    assert tokenizer.encode("abc").tokens == ["▁", "a", "bc"]
+    assert tokenizer.encode("é").tokens == ["▁", "<0xC3>", "<0xA9>"]
+
+
+def test_sentencepiece_begins_with_bos_unless_told_otherwise() -> None:
+    for add_bos, expected in ((None, "<s>"), (True, "<s>"), (False, "▁")):
+        tokenizer = tokenizer_from_gguf(sentencepiece_metadata(add_bos=add_bos))
+        assert tokenizer.encode(" e").tokens[0] == expected
+
+
+def test_llama_3_begins_with_bos_and_single_tokens_do_not_need_merges() -> None:
+    tokens = ["<|begin|>", "a", "b", "ab"]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3, 1, 1, 1],
+        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.bos_token_id": 0,
+    }
+    tokenizer = tokenizer_from_gguf(metadata)
+    assert tokenizer.encode("ab").ids == [0, 3]
+    assert tokenizer.encode("ab", add_special_tokens=False).ids == [3]
+    assert tokenizer.decode([0, 3]) == "ab"
