@@ -1,0 +1,1 @@
+"""The HTTP process: turns HTTP into messages for the scheduler, and messages into HTTP."""

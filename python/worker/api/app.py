@@ -1,0 +1,25 @@
+"""The ASGI application of a worker: its routes, its errors and what surrounds them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from .. import __version__
+from . import control, native
+from .errors import install_error_handlers
+from .middleware import ApiKeyMiddleware, RequestIdMiddleware
+from .openai import chat, completions, models
+from .service import WorkerService
+
+
+def build_app(service: WorkerService) -> FastAPI:
+    """The routes find `service` in the application's state."""
+    app = FastAPI(title="radixfleet worker", version=__version__)
+    app.state.service = service
+    install_error_handlers(app)
+    for module in (native, chat, completions, models, control):
+        app.include_router(module.router)
+    if service.server_args.api_key is not None:
+        app.add_middleware(ApiKeyMiddleware, api_key=service.server_args.api_key)
+    app.add_middleware(RequestIdMiddleware)
+    return app

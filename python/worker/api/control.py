@@ -1,0 +1,92 @@
+"""Routes about the worker itself: health, what it serves, its state, its cache."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import uuid
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from .. import __version__
+from ..messages import SamplingParams
+from .errors import ApiError, bad_request
+from .http_exchange import json_response, unless_disconnected
+from .service import service_of
+from .text_generation import TextRequest
+
+router = APIRouter()
+
+# A scheduler heard from so lately is well; a long step may keep it silent for as long.
+FRESH_SECONDS = 10.0
+ANSWER_SECONDS = 20.0
+
+
+@router.get("/health")
+async def health(request: Request) -> Response:
+    """200 while the scheduler answers, else 503."""
+    engine = service_of(request).engine
+    if engine.seconds_since_heard() > FRESH_SECONDS:
+        await engine.state(ANSWER_SECONDS)
+    else:
+        engine.ask_for_a_sign()
+    return Response()
+
+
+@router.get("/health_generate")
+async def health_generate(request: Request) -> Response:
+    """200 when one token could be generated in time, else 503."""
+    service = service_of(request)
+    sampling = SamplingParams(max_new_tokens=1, temperature=0.0, ignore_eos=True)
+    probe = TextRequest(f"health-{uuid.uuid4().hex}", [0], sampling)
+    work = asyncio.wait_for(service.run([probe]), ANSWER_SECONDS)
+    try:
+        await unless_disconnected(request.receive, work)
+    except TimeoutError as error:
+        raise ApiError(503, f"No token was generated in {ANSWER_SECONDS:g} seconds") from error
+    return Response()
+
+
+@router.get("/get_model_info")
+async def get_model_info(request: Request) -> Response:
+    """What the model is."""
+    server_args = service_of(request).server_args
+    return json_response(
+        {
+            "model_path": server_args.model_path,
+            "tokenizer_path": server_args.tokenizer_path or server_args.model_path,
+            "is_generation": True,
+        }
+    )
+
+
+@router.get("/get_server_info")
+async def get_server_info(request: Request) -> Response:
+    """Arguments, sizes, and what the scheduler does at this moment."""
+    service = service_of(request)
+    arguments = dataclasses.asdict(service.server_args)
+    if arguments["api_key"] is not None:
+        arguments["api_key"] = "***"
+    state = msgspec.structs.asdict(await service.engine.state(ANSWER_SECONDS))
+    del state["rid"]
+    engine = msgspec.structs.asdict(service.engine_info)
+    return json_response(
+        {
+            **arguments,
+            "version": __version__,
+            "max_total_num_tokens": service.engine_info.max_total_tokens,
+            "engine": engine,
+            "state": state,
+        }
+    )
+
+
+@router.get("/flush_cache")
+@router.post("/flush_cache")
+async def flush_cache(request: Request) -> Response:
+    """Empty the prefix cache; 400 while requests are running."""
+    service = service_of(request)
+    if not await service.engine.flush_cache(ANSWER_SECONDS):
+        raise bad_request("The cache was not flushed: requests are running", code="busy")
+    return Response("Cache flushed.\n", media_type="text/plain")

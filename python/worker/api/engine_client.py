@@ -1,0 +1,218 @@
+"""The HTTP process's end of the talk with the scheduler: requests out, tokens in, sorted by
+request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from ..messages import (
+    AbortRequest,
+    FlushCache,
+    FlushDone,
+    FromScheduler,
+    GenerateRequest,
+    GetState,
+    SchedulerState,
+    TokenChunk,
+    TokenChunks,
+    ToScheduler,
+)
+from .errors import ApiError, bad_request
+
+logger = logging.getLogger(__name__)
+
+_QUIET_SECONDS = 1.0
+
+_Answer = FlushDone | SchedulerState
+
+
+class EngineClient:
+    """Owns both sockets once the engine is ready.
+
+    `requests` is a bound PUSH socket without a high-water mark, so that sending never blocks and
+    can be done where nothing may be awaited: in the clean-up of a cancelled request.
+    """
+
+    def __init__(self, requests: zmq.Socket, outputs: zmq.asyncio.Socket) -> None:
+        self._requests = requests
+        self._outputs = outputs
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(FromScheduler)
+        self._streams: dict[str, TokenStream] = {}
+        self._questions: dict[str, asyncio.Future[_Answer]] = {}
+        self._question_ids = itertools.count()
+        self._last_heard = time.monotonic()
+        self._failure: str | None = None
+
+    async def receive_forever(self) -> None:
+        """Hand every message to the request that it is for.
+
+        Runs as one task for the life of the engine.
+        """
+        while True:
+            self._dispatch(self._decoder.decode(await self._outputs.recv()))
+
+    def open(self, requests: Sequence[GenerateRequest]) -> TokenStream:
+        """Start requests whose tokens arrive in one stream, which must be closed.
+
+        Raises ApiError: 400 if a request id is in use, 503 if the engine is gone.
+        """
+        self._check_alive()
+        rids = {request.rid for request in requests}
+        taken = next((rid for rid in rids if rid in self._streams), None)
+        if taken is not None:
+            raise bad_request(f"A request with rid {taken!r} is running", "rid")
+        if len(rids) < len(requests):
+            raise bad_request("Each request of a list needs a rid of its own", "rid")
+        stream = TokenStream(self, rids)
+        self._streams.update(dict.fromkeys(rids, stream))
+        for request in requests:
+            self._send(request)
+        return stream
+
+    async def state(self, timeout_seconds: float) -> SchedulerState:
+        """Counts of the scheduler. Raises ApiError 503 if it does not answer in time."""
+        answer = await self._ask(GetState(self._question_id()), timeout_seconds)
+        assert isinstance(answer, SchedulerState)
+        return answer
+
+    async def flush_cache(self, timeout_seconds: float) -> bool:
+        """False if requests were running.
+
+        Raises ApiError 503 if the scheduler does not answer in time.
+        """
+        answer = await self._ask(FlushCache(self._question_id()), timeout_seconds)
+        assert isinstance(answer, FlushDone)
+        return answer.success
+
+    def seconds_since_heard(self) -> float:
+        """How long the scheduler has said nothing at all."""
+        return time.monotonic() - self._last_heard
+
+    def ask_for_a_sign(self) -> None:
+        """Make the scheduler send something, if it has not lately; does not wait for it."""
+        self._check_alive()
+        if self.seconds_since_heard() > _QUIET_SECONDS:
+            self._send(GetState(self._question_id()))
+
+    def fail(self, message: str, status: int = 500) -> None:
+        """The engine is gone: end what is open with this error, and refuse what comes."""
+        self._failure = message
+        error = ApiError(status, message)
+        for stream in set(self._streams.values()):
+            stream.fail(error)
+        for question in self._questions.values():
+            if not question.done():
+                question.set_exception(error)
+
+    def close_stream(self, rids: set[str]) -> None:
+        """Forget these requests, and tell the scheduler to, as they have not ended."""
+        for rid in rids:
+            if self._streams.pop(rid, None) is not None:
+                self._send(AbortRequest(rid))
+
+    def _dispatch(self, message: FromScheduler) -> None:
+        self._last_heard = time.monotonic()
+        match message:
+            case TokenChunks(chunks):
+                for chunk in chunks:
+                    self._hand_over(chunk)
+            case FlushDone(rid) | SchedulerState(rid):
+                question = self._questions.get(rid)
+                if question is not None and not question.done():
+                    question.set_result(message)
+            case _:
+                logger.warning("unexpected message from the scheduler: %s", type(message).__name__)
+
+    def _hand_over(self, chunk: TokenChunk) -> None:
+        stream = self._streams.get(chunk.rid)
+        if stream is None:  # aborted, and the scheduler did not know yet
+            return
+        if chunk.finish is not None:
+            del self._streams[chunk.rid]
+        stream.put(chunk)
+
+    async def _ask(self, question: FlushCache | GetState, timeout_seconds: float) -> _Answer:
+        self._check_alive()
+        answer = asyncio.get_running_loop().create_future()
+        self._questions[question.rid] = answer
+        try:
+            self._send(question)
+            return await asyncio.wait_for(answer, timeout_seconds)
+        except TimeoutError as error:
+            message = f"The scheduler has not answered in {timeout_seconds:g} seconds"
+            raise ApiError(503, message) from error
+        finally:
+            del self._questions[question.rid]
+
+    def _question_id(self) -> str:
+        return f"question-{next(self._question_ids)}"
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise ApiError(503, self._failure)
+
+    def _send(self, message: ToScheduler) -> None:
+        if self._failure is None:
+            self._requests.send(self._encoder.encode(message), zmq.NOBLOCK)
+
+
+class TokenStream:
+    """Chunks of one or more requests in the order of their arrival.
+
+    A slow reader gets many chunks at once.
+    """
+
+    def __init__(self, client: EngineClient, rids: set[str]) -> None:
+        self._client = client
+        self._running = rids
+        self._waiting: list[TokenChunk] = []
+        self._failure: ApiError | None = None
+        self._news = asyncio.Event()
+
+    def close(self) -> None:
+        """Abort what has not ended."""
+        self._client.close_stream(self._running)
+
+    async def chunks(self) -> list[TokenChunk]:
+        """All that has arrived since the last call, at least one; empty when every request has
+        ended.
+
+        Raises ApiError if the engine is gone.
+        """
+        while not self._waiting:
+            if self._failure is not None:
+                raise self._failure
+            if not self._running:
+                return []
+            self._news.clear()
+            await self._news.wait()
+        chunks, self._waiting = self._waiting, []
+        return chunks
+
+    def abort(self, rid: str) -> None:
+        """End one of the requests; the others go on."""
+        self._client.close_stream({rid} & self._running)
+        self._running.discard(rid)
+        self._waiting = [chunk for chunk in self._waiting if chunk.rid != rid]
+
+    def put(self, chunk: TokenChunk) -> None:
+        """For the client: a chunk has arrived."""
+        if chunk.finish is not None:
+            self._running.discard(chunk.rid)
+        self._waiting.append(chunk)
+        self._news.set()
+
+    def fail(self, error: ApiError) -> None:
+        """For the client: no more will come."""
+        self._failure = error
+        self._news.set()

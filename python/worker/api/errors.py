@@ -1,0 +1,129 @@
+"""Errors that clients see: one exception, one JSON shape (OpenAI's), for every route."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    503: "service_unavailable_error",
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error. `param` names the field at fault, `code` is for programs."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+
+    def body(self) -> bytes:
+        """The JSON of the answer, and of an error event within a stream."""
+        default = "invalid_request_error" if self.status < 500 else "server_error"
+        return orjson.dumps(
+            {
+                "error": {
+                    "message": self.message,
+                    "type": _TYPES.get(self.status, default),
+                    "param": self.param,
+                    "code": self.code,
+                }
+            }
+        )
+
+    def response(self) -> Response:
+        """The whole answer."""
+        return Response(self.body(), self.status, media_type="application/json")
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """The client's fault, and not to be tried again unchanged."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def from_validation_error(error: ValidationError) -> ApiError:
+    """The first thing that pydantic found, as one sentence with the field, the reason and the
+    value.
+    """
+    found = error.errors(include_url=False)
+    first = found[0]
+    if first["type"] == "json_invalid":
+        return bad_request(f"The body is not valid JSON: {first.get('ctx', {}).get('error')}")
+    unknown = next((each for each in found if each["type"] == "extra_forbidden"), None)
+    if unknown is not None:
+        name = _path(unknown["loc"])
+        return bad_request(f"Unknown field: {name!r}", name, "unknown_parameter")
+    name = _path(first["loc"])
+    if first["type"] == "missing":
+        return bad_request(f"{name}: this field is required", name, "missing_required_parameter")
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] != "unsupported":  # which begins with the value, and says it all
+        reason = f"{reason[:1].lower()}{reason[1:]}, not {shown(first['input'])}"
+    where = f"{name}: " if name else ""
+    return bad_request(f"{where}{reason}", name or None, "invalid_value")
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """`("messages", 0, "content")` as `messages[0].content`; members of unions, in <>, are left
+    out.
+    """
+    path = ""
+    for part in location:
+        if isinstance(part, str) and part.startswith("<"):
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def shown(value: Any) -> str:
+    """The value as JSON, as the client wrote it, cut if it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give every error of the application the one shape."""
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_exception_handler(Exception, _answer_bug)
+
+
+async def _answer_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = {
+        404: f"There is no {request.url.path}",
+        405: f"{request.url.path} does not take {request.method}",
+    }.get(error.status_code, str(error.detail))
+    response = ApiError(error.status_code, message).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    """The client is gone; the status is for the log alone."""
+    return Response(status_code=499)
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    """The server's log has the traceback."""
+    return ApiError(500, "The worker failed to answer; its log says why").response()

@@ -1,0 +1,92 @@
+"""Field types that the request models of both APIs share: ranges are checked here, and nowhere
+else.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+_LONGEST_STOP = 1024
+_MOST_STOPS = 64
+
+
+class RequestModel(BaseModel):
+    """Refuses unknown fields and values of another type than the field's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def only(*neutral: Any) -> AfterValidator:
+    """For documented fields that this version does not act on: they take the `neutral` values
+    alone.
+    """
+
+    def check(value: Any) -> Any:
+        for allowed in neutral:
+            if value == allowed and isinstance(value, bool) == isinstance(allowed, bool):
+                return value
+        raise PydanticCustomError(
+            "unsupported",
+            "{value} is not supported by this version; leave the field out",
+            {"value": json.dumps(value, ensure_ascii=False)[:80]},
+        )
+
+    return AfterValidator(check)
+
+
+def described(description: str) -> WrapValidator:
+    """For unions: errors say what the field takes, instead of why each member of the union did not
+    fit.
+    """
+
+    def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            raise PydanticCustomError(
+                "described", "must be {description}", {"description": description}
+            ) from error
+
+    return WrapValidator(check)
+
+
+def _check_top_k(value: int) -> int:
+    if value != -1 and value < 1:
+        raise ValueError("must be at least 1, or -1 for all tokens")
+    return value
+
+
+def _as_tuple(value: Any) -> Any:
+    """One of something, or a list, as a tuple; None as none."""
+    if value is None:
+        return ()
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,)
+
+
+Temperature = Annotated[float, Field(ge=0)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+TopK = Annotated[int, AfterValidator(_check_top_k)]
+MinP = Annotated[float, Field(ge=0, le=1)]
+TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+StopString = Annotated[str, Field(min_length=1, max_length=_LONGEST_STOP)]
+StopStrings = Annotated[
+    tuple[StopString, ...], Field(max_length=_MOST_STOPS), BeforeValidator(_as_tuple)
+]
+StopTokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple)]

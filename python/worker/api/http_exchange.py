@@ -1,0 +1,125 @@
+"""One HTTP exchange: the body in, the answer or the event stream out, and the client that may
+leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request, Response
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from .errors import ApiError, from_validation_error
+from .fields import RequestModel
+
+MAX_BODY_BYTES = 256 * 1024 * 1024
+STREAM_END = b"data: [DONE]\n\n"
+
+logger = logging.getLogger(__name__)
+
+_Model = TypeVar("_Model", bound=RequestModel)
+_Result = TypeVar("_Result")
+
+
+async def read_body(request: Request, model: type[_Model]) -> _Model:
+    """The body, checked. Raises ApiError 400 if it is wrong, 413 if it is larger than
+    MAX_BODY_BYTES.
+
+    The content type does not matter: a curl without a header is understood.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes")
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise from_validation_error(error) from None
+
+
+def json_response(content: Any) -> Response:
+    """An answer of status 200."""
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+def event(content: Any) -> bytes:
+    """One event of a stream."""
+    return b"data: " + orjson.dumps(content) + b"\n\n"
+
+
+async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of `work`, which is cancelled as soon as the client goes away.
+
+    The body must have been read, so that the next message can only be the disconnect. Raises
+    ClientDisconnect after a cancellation.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """Server-sent events as they are made. An error before the first of them is an ordinary answer
+    with its status; a later one is the last event. Unlike Starlette's StreamingResponse this
+    watches for the client's leaving in every version of ASGI, and closes the generator at once.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_disconnected(receive, self._send_events(send))
+        except ClientDisconnect:
+            logger.debug("the client left its stream")
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+
+    async def _send_events(self, send: Send) -> None:
+        async with aclosing(self._events):
+            try:
+                async for content in self._events:
+                    await self._send(send, content)
+            except ApiError as error:
+                if not self._started:
+                    raise
+                await self._send(send, b"data: " + error.body() + b"\n\n")
+            except Exception:
+                if not self._started:
+                    raise
+                logger.exception("a stream failed")
+                error = ApiError(500, "The worker failed to go on; its log says why")
+                await self._send(send, b"data: " + error.body() + b"\n\n")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, content: bytes) -> None:
+        if not self._started:
+            self._started = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": content, "more_body": True})

@@ -1,0 +1,95 @@
+"""The body of POST /generate: the fields and defaults of SGLang 0.4.3's native API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from ..messages import SamplingParams
+from .fields import (
+    MinP,
+    RequestModel,
+    Seed,
+    StopStrings,
+    StopTokenIds,
+    Temperature,
+    TokenCount,
+    TopK,
+    TopP,
+    described,
+    only,
+)
+
+
+class SamplingFields(RequestModel):
+    """How one answer is made. Temperature 0 is greedy."""
+
+    max_new_tokens: TokenCount | None = 128
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = -1
+    min_p: MinP = 0.0
+    seed: Seed | None = None
+    stop: StopStrings = ()
+    stop_token_ids: StopTokenIds = ()
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    # The tokenizers of the Llama family put no spaces between special tokens: both values are one.
+    spaces_between_special_tokens: bool = True
+
+    n: Annotated[Any, only(1, None)] = 1
+    min_new_tokens: Annotated[Any, only(0, None)] = 0
+    frequency_penalty: Annotated[Any, only(0, None)] = 0
+    presence_penalty: Annotated[Any, only(0, None)] = 0
+    repetition_penalty: Annotated[Any, only(1, None)] = 1
+    json_schema: Annotated[Any, only(None)] = None
+    regex: Annotated[Any, only(None)] = None
+    ebnf: Annotated[Any, only(None)] = None
+    custom_params: Annotated[Any, only(None)] = None
+
+    def for_engine(self, max_new_tokens: int) -> SamplingParams:
+        """With an answer of at most `max_new_tokens`."""
+        return SamplingParams(
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            seed=self.seed,
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+        )
+
+
+# The tags in <> are left out of error messages.
+OneOrList = Annotated[
+    Annotated[SamplingFields, Tag("<one>")] | Annotated[list[SamplingFields], Tag("<list>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, list) else "<one>"),
+]
+
+
+class GenerateBody(RequestModel):
+    """One prompt, or a list of them; exactly one of `text` and `input_ids`."""
+
+    text: Annotated[str | list[str] | None, described("a string or a list of strings")] = None
+    input_ids: Annotated[
+        list[int] | list[list[int]] | None,
+        described("a list of token ids or a list of such lists"),
+    ] = None
+    sampling_params: OneOrList | None = None
+    rid: Annotated[str | list[str] | None, described("a string or a list of strings")] = None
+    stream: bool = False
+
+    # Details of log-probabilities, which return_logprob turns on, and of metrics.
+    logprob_start_len: Any = None
+    return_text_in_logprobs: bool = False
+    log_metrics: bool = True
+    return_logprob: Annotated[Any, only(False, None)] = False
+    top_logprobs_num: Annotated[Any, only(0, None)] = None
+    input_embeds: Annotated[Any, only(None)] = None
+    image_data: Annotated[Any, only(None)] = None
+    modalities: Annotated[Any, only(None)] = None
+    lora_path: Annotated[Any, only(None)] = None
+    session_params: Annotated[Any, only(None)] = None
+    custom_logit_processor: Annotated[Any, only(None)] = None

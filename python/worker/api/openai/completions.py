@@ -1,0 +1,106 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from ..errors import bad_request
+from ..http_exchange import (
+    STREAM_END,
+    EventStream,
+    event,
+    json_response,
+    read_body,
+    unless_disconnected,
+)
+from ..openapi import takes
+from ..service import WorkerService, service_of
+from ..text_generation import TextRequest
+from .types import CompletionBody
+from .usage import usage_of
+
+router = APIRouter()
+
+
+@router.post("/v1/completions", openapi_extra=takes(CompletionBody))
+async def completions(request: Request) -> Response:
+    """Continue one prompt, or each of a list."""
+    service = service_of(request)
+    body = await read_body(request, CompletionBody)
+    name = f"cmpl-{uuid.uuid4().hex}"
+    requests = await _text_requests(service, body, name)
+    answer = {
+        "id": name,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": body.model or service.model_name,
+    }
+    if body.stream:
+        return EventStream(_events(service, body, requests, answer))
+    outputs = await unless_disconnected(request.receive, service.run(requests))
+    choices = [_choice(output.index, output.text, output.finish_reason) for output in outputs]
+    usage = usage_of(outputs, service.server_args.enable_cache_report)
+    return json_response({**answer, "choices": choices, "usage": usage})
+
+
+def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+
+async def _text_requests(
+    service: WorkerService, body: CompletionBody, name: str
+) -> list[TextRequest]:
+    service.limits.check_token_ids(body.stop_token_ids, "stop_token_ids")
+    requests = []
+    for index, prompt in enumerate(await _prompts(service, body)):
+        prompt = service.limits.fit_prompt(prompt, body.max_tokens, "prompt")
+        if body.max_tokens is not None:
+            service.limits.check_answer_fits(len(prompt), body.max_tokens, "max_tokens")
+        max_new_tokens = body.max_tokens or service.limits.room_after(len(prompt))
+        requests.append(
+            TextRequest(
+                rid=f"{name}-{index}",
+                input_ids=prompt,
+                sampling=body.for_engine(max_new_tokens),
+                stop_strings=body.stop,
+                skip_special_tokens=body.skip_special_tokens,
+            )
+        )
+    return requests
+
+
+async def _prompts(service: WorkerService, body: CompletionBody) -> list[list[int]]:
+    prompt: Any = body.prompt
+    if isinstance(prompt, str):
+        return await service.tokenize([prompt])
+    if not prompt:
+        raise bad_request("The list of prompts is empty", "prompt")
+    if isinstance(prompt[0], str):
+        return await service.tokenize(prompt)
+    prompts = [prompt] if isinstance(prompt[0], int) else prompt
+    for token_ids in prompts:
+        service.limits.check_token_ids(token_ids, "prompt")
+    return prompts
+
+
+async def _events(
+    service: WorkerService,
+    body: CompletionBody,
+    requests: list[TextRequest],
+    answer: dict[str, Any],
+) -> AsyncGenerator[bytes, None]:
+    if body.include_usage:
+        answer = {**answer, "usage": None}
+    with service.generate(requests, stream=True) as generation:
+        async for output, text in generation.updates():
+            choice = _choice(output.index, text, output.finish_reason)
+            yield event({**answer, "choices": [choice]})
+    if body.include_usage:
+        usage = usage_of(generation.outputs, service.server_args.enable_cache_report)
+        yield event({**answer, "choices": [], "usage": usage})
+    yield STREAM_END

@@ -1,0 +1,187 @@
+"""The bodies of the OpenAI API: its documented fields, and those that SGLang adds for sampling.
+
+What this version does not act on takes its neutral value alone. `model` may be any name: behind a
+router clients use names that the worker does not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from ...messages import SamplingParams
+from ..fields import (
+    MinP,
+    RequestModel,
+    Seed,
+    StopStrings,
+    StopTokenIds,
+    Temperature,
+    TokenCount,
+    TopK,
+    TopP,
+    described,
+    only,
+)
+
+
+class StreamOptions(RequestModel):
+    """`include_usage` adds a last chunk with the usage."""
+
+    include_usage: bool = False
+    include_obfuscation: Annotated[Any, only(False, None)] = None
+
+
+class CommonBody(RequestModel):
+    """What both kinds of completions take."""
+
+    model: str = ""
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    stop: StopStrings = ()
+    seed: Seed | None = None
+    temperature: Temperature | None = 1.0
+    top_p: TopP | None = 1.0
+
+    # SGLang's additions.
+    top_k: TopK = -1
+    min_p: MinP = 0.0
+    stop_token_ids: StopTokenIds = ()
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    # The tokenizers of the Llama family put no spaces between special tokens: both values are one.
+    spaces_between_special_tokens: bool = True
+
+    # Notes of the client's own, which change no answer.
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    n: Annotated[Any, only(1, None)] = 1
+    frequency_penalty: Annotated[Any, only(0, None)] = 0
+    presence_penalty: Annotated[Any, only(0, None)] = 0
+    repetition_penalty: Annotated[Any, only(1, None)] = 1
+    logit_bias: Annotated[Any, only(None, {})] = None
+    min_tokens: Annotated[Any, only(0, None)] = 0
+    regex: Annotated[Any, only(None)] = None
+    ebnf: Annotated[Any, only(None)] = None
+    json_schema: Annotated[Any, only(None)] = None
+    lora_path: Annotated[Any, only(None)] = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def for_engine(self, max_new_tokens: int) -> SamplingParams:
+        """With an answer of at most `max_new_tokens`."""
+        return SamplingParams(
+            max_new_tokens=max_new_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            seed=self.seed,
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+        )
+
+
+class CompletionBody(CommonBody):
+    """The body of POST /v1/completions."""
+
+    prompt: Annotated[
+        str | list[str] | list[int] | list[list[int]],
+        described("a string, a list of strings, a list of token ids or a list of such lists"),
+    ]
+    max_tokens: TokenCount | None = 16
+    best_of: Annotated[Any, only(1, None)] = None
+    echo: Annotated[Any, only(False, None)] = False
+    logprobs: Annotated[Any, only(None)] = None
+    suffix: Annotated[Any, only(None)] = None
+
+
+class TextPart(RequestModel):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+def _part_kind(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return "<other>" if isinstance(kind, str) and kind != "text" else "<text>"
+
+
+class OtherPart(RequestModel):
+    """Images, sounds and files, whatever their fields."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Annotated[Any, only()]
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag("<text>")] | Annotated[OtherPart, Tag("<other>")],
+    Discriminator(_part_kind),
+]
+
+
+def _content_kind(content: Any) -> str:
+    return "<parts>" if isinstance(content, list) else "<text>"
+
+
+class ChatMessage(RequestModel):
+    """One message of a conversation. Several parts of text are joined by line ends."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        Annotated[str, Tag("<text>")] | Annotated[list[ContentPart], Tag("<parts>")],
+        Discriminator(_content_kind),
+    ]
+    name: str | None = None
+    refusal: Annotated[Any, only(None)] = None
+    audio: Annotated[Any, only(None)] = None
+    annotations: Annotated[Any, only(None, [])] = None
+    function_call: Annotated[Any, only(None)] = None
+    tool_calls: Annotated[Any, only(None, [])] = None
+    tool_call_id: Annotated[Any, only(None)] = None
+
+    def for_template(self) -> dict[str, str]:
+        """As chat templates know messages; "developer" is OpenAI's newer word for "system"."""
+        content = self.content
+        if not isinstance(content, str):
+            content = "\n".join(part.text for part in content if isinstance(part, TextPart))
+        role = "system" if self.role == "developer" else self.role
+        message = {"role": role, "content": content}
+        return message if self.name is None else {**message, "name": self.name}
+
+
+class ChatBody(CommonBody):
+    """The body of POST /v1/chat/completions. Without a limit the answer may fill the context."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
+    # Further variables for the chat template, such as enable_thinking.
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    # What OpenAI's own platform does with a request, and this server does not.
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    store: Annotated[Any, only(False, None)] = None
+    logprobs: Annotated[Any, only(False, None)] = None
+    top_logprobs: Annotated[Any, only(0, None)] = None
+    response_format: Annotated[Any, only(None, {"type": "text"})] = None
+    tools: Annotated[Any, only(None, [])] = None
+    tool_choice: Annotated[Any, only(None, "none", "auto")] = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[Any, only(None, [])] = None
+    function_call: Annotated[Any, only(None, "none")] = None
+    modalities: Annotated[Any, only(None, ["text"])] = None
+    audio: Annotated[Any, only(None)] = None
+    prediction: Annotated[Any, only(None)] = None
+    reasoning_effort: Annotated[Any, only(None)] = None
+    verbosity: Annotated[Any, only(None)] = None
+    web_search_options: Annotated[Any, only(None)] = None

@@ -1,0 +1,75 @@
+"""What fits: a prompt and its answer against the model's context and the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import ApiError, bad_request
+
+
+@dataclass(frozen=True)
+class PromptLimits:
+    """Sizes in tokens, prompt and answer together.
+
+    `auto_truncate` cuts prompts instead of refusing them.
+    """
+
+    context_length: int
+    max_total_tokens: int
+    vocab_size: int
+    auto_truncate: bool = False
+
+    @property
+    def longest_request(self) -> int:
+        """The smaller of the context and the KV cache."""
+        return min(self.context_length, self.max_total_tokens)
+
+    def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
+        """Raises ApiError 400 if an id is outside the vocabulary."""
+        if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self.vocab_size:
+            wrong = next(each for each in token_ids if not 0 <= each < self.vocab_size)
+            raise bad_request(
+                f"{param}: token id {wrong} is outside the vocabulary of {self.vocab_size} tokens",
+                param,
+                "invalid_value",
+            )
+
+    def fit_prompt(self, token_ids: list[int], max_new_tokens: int | None, param: str) -> list[int]:
+        """The prompt, cut to its end if it is too long and may be cut.
+
+        A cut leaves room for `max_new_tokens`, though never for more than half of all. Raises
+        ApiError 400 if the prompt is empty, or leaves no room for even one token.
+        """
+        if not token_ids:
+            raise bad_request(f"{param}: the prompt has no tokens", param, "invalid_value")
+        if len(token_ids) < self.longest_request:
+            return token_ids
+        if not self.auto_truncate:
+            raise self._too_long(f"The prompt has {len(token_ids)} tokens", param)
+        half = self.longest_request // 2
+        room = min(max_new_tokens or half, half)
+        return token_ids[-max(self.longest_request - room, 1) :]
+
+    def room_after(self, prompt_tokens: int) -> int:
+        """How many tokens the answer can have."""
+        return self.longest_request - prompt_tokens
+
+    def check_answer_fits(self, prompt_tokens: int, max_new_tokens: int, param: str) -> None:
+        """Raises ApiError 400 if prompt and answer together are too long."""
+        if max_new_tokens > self.room_after(prompt_tokens):
+            raise self._too_long(
+                f"The prompt has {prompt_tokens} tokens and {param} asks for {max_new_tokens}",
+                param,
+            )
+
+    def _too_long(self, what: str, param: str) -> ApiError:
+        limit = "the KV cache of this worker"
+        if self.context_length <= self.max_total_tokens:
+            limit = "the context of the model"
+        return bad_request(
+            f"{what}, but prompt and answer together can have at most "
+            f"{self.longest_request} tokens ({limit})",
+            param,
+            "context_length_exceeded",
+        )

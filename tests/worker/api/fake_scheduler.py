@@ -1,0 +1,149 @@
+"""A scheduler that answers from a script, in the process of the test or in one of its own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from worker.messages import (
+    AbortRequest,
+    FinishReason,
+    FlushCache,
+    FlushDone,
+    GenerateRequest,
+    GetState,
+    LoadProgress,
+    Ready,
+    SchedulerState,
+    StartFailed,
+    TokenChunk,
+    TokenChunks,
+    ToScheduler,
+)
+
+READY = Ready(
+    context_length=512,
+    max_total_tokens=4096,
+    max_running_requests=8,
+    vocab_size=300,
+    eos_token_ids=(2,),
+    dtype="float32",
+    device="cpu",
+    weights_bytes=1,
+    kv_cache_bytes=1,
+)
+
+Script = Callable[[GenerateRequest], list[TokenChunk]]
+
+
+def answer_with(
+    token_ids: list[int],
+    *,
+    chunk_size: int = 1,
+    finish: FinishReason | None = FinishReason("stop", matched=2),  # noqa: B008 - it is frozen
+    cached_tokens: int = 0,
+) -> Script:
+    """Send these tokens, `chunk_size` at a time, then end; with `finish` None, never end."""
+
+    def script(request: GenerateRequest) -> list[TokenChunk]:
+        ids = token_ids[: request.sampling.max_new_tokens]
+        last = finish
+        if len(ids) < len(token_ids):
+            last = finish and FinishReason("length")
+        elif finish is not None and finish.matched is not None:
+            ids = [*ids, finish.matched]
+        size = chunk_size if request.stream_interval else max(1, len(ids))
+        pieces = [ids[start : start + size] for start in range(0, len(ids), size)]
+        chunks = [TokenChunk(request.rid, piece, cached_tokens) for piece in pieces]
+        if last is not None:
+            end = chunks.pop() if chunks else TokenChunk(request.rid, [], cached_tokens)
+            chunks.append(msgspec.structs.replace(end, finish=last))
+        return chunks
+
+    return script
+
+
+class FakeScheduler:
+    """Answers every request by `script`; what it was asked is in `requests` and `aborted`."""
+
+    def __init__(self, inbox: zmq.asyncio.Socket, outbox: zmq.asyncio.Socket) -> None:
+        self._inbox = inbox
+        self._outbox = outbox
+        self._decoder = msgspec.msgpack.Decoder(ToScheduler)
+        self.script: Script = answer_with([])
+        self.requests: list[GenerateRequest] = []
+        self.aborted: list[str] = []
+        self.flush_succeeds = True
+        self.answers_questions = True
+
+    async def send(self, message: Any) -> None:
+        await self._outbox.send(msgspec.msgpack.encode(message))
+
+    async def run(self) -> None:
+        while True:
+            await self._handle(self._decoder.decode(await self._inbox.recv()))
+
+    async def _handle(self, message: Any) -> None:
+        match message:
+            case GenerateRequest():
+                self.requests.append(message)
+                for chunk in self.script(message):
+                    await self.send(TokenChunks([chunk]))
+            case AbortRequest(rid):
+                self.aborted.append(rid)
+            case FlushCache(rid) if self.answers_questions:
+                await self.send(FlushDone(rid, self.flush_succeeds))
+            case GetState(rid) if self.answers_questions:
+                await self.send(SchedulerState(rid, 1, 2, 100, 50, 30, 20, 7, 5, 9, 0))
+
+
+async def _serve(requests: str, outputs: str, start_error: str | None) -> None:
+    context = zmq.asyncio.Context()
+    inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    inbox.connect(requests)
+    outbox.connect(outputs)
+    scheduler = FakeScheduler(inbox, outbox)
+    scheduler.script = answer_with(list(range(36, 46)), finish=None)
+    await scheduler.send(LoadProgress("loading weights", 0.5))
+    if start_error is not None:
+        await scheduler.send(StartFailed(start_error))
+        context.destroy(linger=1000)
+        sys.exit(1)
+    await scheduler.send(READY)
+    await scheduler.run()
+
+
+def main() -> None:
+    """With worker.scheduler's command line. FAKE_SCHEDULER says how to misbehave at the start."""
+    parser = argparse.ArgumentParser()
+    for flag in ("--args", "--requests", "--outputs"):
+        parser.add_argument(flag, required=True)
+    parser.add_argument("--parent-fd", type=int, required=True)
+    parsed = parser.parse_args()
+
+    def end_with_parent() -> None:
+        os.read(parsed.parent_fd, 1)
+        os._exit(0)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    behaviour = os.environ.get("FAKE_SCHEDULER", "")
+    if behaviour == "die":
+        os._exit(3)
+    if behaviour == "hang":
+        time.sleep(600)
+    start_error = "no weights\nin the folder" if behaviour == "fail" else None
+    asyncio.run(_serve(parsed.requests, parsed.outputs, start_error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Health, information, cache, keys, ids and the shape of errors."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from worker.api import control
+
+from .conftest import RunningWorker, StartWorker
+from .fake_scheduler import answer_with
+
+
+def assert_error(response: httpx.Response, status: int, kind: str) -> None:
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["type"] == kind
+
+
+async def test_health_is_200_while_the_scheduler_answers(worker: RunningWorker) -> None:
+    assert (await worker.http.get("/health")).status_code == 200
+
+
+async def test_health_is_503_when_the_scheduler_is_silent(
+    worker: RunningWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.05)
+    assert (await worker.http.get("/health")).status_code == 200
+    worker.scheduler.answers_questions = False
+    assert_error(await worker.http.get("/health"), 503, "service_unavailable_error")
+
+
+async def test_health_generate_makes_one_token(
+    worker: RunningWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.scheduler.script = answer_with([5, 6, 7])
+    assert (await worker.http.get("/health_generate")).status_code == 200
+    assert worker.scheduler.requests[0].sampling.max_new_tokens == 1
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.05)
+    worker.scheduler.script = answer_with([], finish=None)
+    assert_error(await worker.http.get("/health_generate"), 503, "service_unavailable_error")
+    assert worker.scheduler.aborted == [worker.scheduler.requests[1].rid]
+
+
+async def test_model_info_has_exactly_three_fields(start_worker: StartWorker) -> None:
+    worker = await start_worker(tokenizer_path="elsewhere")
+    assert (await worker.http.get("/get_model_info")).json() == {
+        "model_path": "tiny",
+        "tokenizer_path": "elsewhere",
+        "is_generation": True,
+    }
+
+
+async def test_server_info_has_arguments_sizes_and_state(start_worker: StartWorker) -> None:
+    worker = await start_worker(api_key="secret", schedule_policy="fcfs")
+    response = await worker.http.get("/get_server_info", headers={"authorization": "Bearer secret"})
+    info = response.json()
+    assert info["schedule_policy"] == "fcfs"
+    assert info["max_total_num_tokens"] == 4096
+    assert info["engine"]["context_length"] == 512
+    assert info["state"]["running_requests"] == 1
+    assert info["state"]["held_tokens"] == 20
+    assert "secret" not in response.text
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_flush_cache_says_whether_it_did(worker: RunningWorker, method: str) -> None:
+    assert (await worker.http.request(method, "/flush_cache")).status_code == 200
+    worker.scheduler.flush_succeeds = False
+    response = await worker.http.request(method, "/flush_cache")
+    assert_error(response, 400, "invalid_request_error")
+    assert "requests are running" in response.json()["error"]["message"]
+
+
+async def test_unknown_paths_and_methods_have_the_error_shape(worker: RunningWorker) -> None:
+    assert_error(await worker.http.get("/nowhere"), 404, "not_found_error")
+    response = await worker.http.get("/v1/completions")
+    assert_error(response, 405, "invalid_request_error")
+    assert response.headers["allow"] == "POST"
+
+
+async def test_body_that_is_too_large_is_413(
+    worker: RunningWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.api.http_exchange.MAX_BODY_BYTES", 100)
+    response = await worker.http.post("/generate", json={"text": "x" * 200})
+    assert_error(response, 413, "invalid_request_error")
+
+
+async def test_a_bug_is_a_500_in_the_error_shape(
+    worker: RunningWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(timeout_seconds: float) -> None:
+        raise RuntimeError("secret details")
+
+    monkeypatch.setattr(worker.service.engine, "state", broken)
+    response = await worker.http.get("/get_server_info")
+    assert_error(response, 500, "server_error")
+    assert "secret details" not in response.text
+
+
+async def test_api_key_guards_everything_but_health(start_worker: StartWorker) -> None:
+    worker = await start_worker(api_key="sësame")
+    assert (await worker.http.get("/health")).status_code == 200
+    assert (await worker.http.get("/health_generate")).status_code == 200
+    for wrong in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sësame".encode()}):
+        response = await worker.http.get("/v1/models", headers=wrong)
+        assert_error(response, 401, "authentication_error")
+        assert response.headers["www-authenticate"] == "Bearer"
+    right = {"authorization": "Bearer sësame".encode()}
+    assert (await worker.http.get("/v1/models", headers=right)).status_code == 200
+
+
+async def test_request_id_is_taken_and_returned(worker: RunningWorker) -> None:
+    headers = {"x-request-id": "abc-123"}
+    assert (await worker.http.get("/health", headers=headers)).headers["x-request-id"] == "abc-123"
+    made = {(await worker.http.get("/nowhere")).headers["x-request-id"] for _ in range(2)}
+    assert len(made) == 2
+    odd = {"x-request-id": "a b"}
+    assert (await worker.http.get("/health", headers=odd)).headers["x-request-id"] != "a b"
+
+
+async def test_request_bodies_are_documented(worker: RunningWorker) -> None:
+    paths = (await worker.http.get("/openapi.json")).json()["paths"]
+    for path in ("/generate", "/v1/chat/completions", "/v1/completions"):
+        schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert "stream" in schema["properties"]

@@ -1,0 +1,246 @@
+"""`worker.launch_server` as a process: start, failure, signals, and the death of either side."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from worker.config import ServerArgs
+
+FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
+LONG_SECONDS = 60
+
+
+class WorkerProcess:
+    """A started worker with the launcher's ends of its two pipes."""
+
+    def __init__(self, arguments: list[str], behaviour: str, status: bool = True) -> None:
+        status_read, status_write = os.pipe()
+        parent_read, self.parent_write = os.pipe()
+        environment = {**os.environ, "FAKE_SCHEDULER": behaviour, "TERM": "dumb"}
+        if status:
+            environment["RADIXFLEET_STATUS_FD"] = str(status_write)
+            environment["RADIXFLEET_PARENT_FD"] = str(parent_read)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(FAKE_WORKER), "--port", "0", *arguments],
+            env=environment,
+            pass_fds=(status_write, parent_read),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(status_write)
+        os.close(parent_read)
+        self.status = os.fdopen(status_read)
+
+    def event(self, kind: str) -> dict[str, Any]:
+        """The next event of this kind; fails if the worker ends without one."""
+        for line in self.status:
+            event = json.loads(line)
+            if event["event"] == kind:
+                return event
+        raise AssertionError(f"no {kind} event: {self.finish()}")
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code and stderr, when it has ended by itself."""
+        _, errors = self.process.communicate(timeout=LONG_SECONDS)
+        return self.process.returncode, errors
+
+    def scheduler_pid(self) -> int:
+        """The one child of the worker."""
+        (pid,) = children_of(self.process.pid)
+        return pid
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(each) for each in found.stdout.split()]
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + LONG_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"process {pid} still runs")
+
+
+Start = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def start(tiny_folder: Path) -> Iterator[Start]:
+    started: list[WorkerProcess] = []
+
+    def start_one(*arguments: str, behaviour: str = "", **options: Any) -> WorkerProcess:
+        worker = WorkerProcess(["--model-path", str(tiny_folder), *arguments], behaviour, **options)
+        started.append(worker)
+        return worker
+
+    yield start_one
+    for worker in started:
+        if worker.process.poll() is None:
+            worker.process.kill()
+            worker.process.communicate()
+        worker.status.close()
+        with contextlib.suppress(OSError):
+            os.close(worker.parent_write)
+
+
+def test_help_has_every_option() -> None:
+    command = [sys.executable, "-P", "-m", "worker.launch_server", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for option in dataclasses.fields(ServerArgs):
+        assert f"--{option.name.replace('_', '-')}" in done.stdout
+    assert "torch" not in done.stderr
+
+
+def test_start_reports_progress_and_listens_when_ready(start: Start) -> None:
+    worker = start()
+    assert worker.event("progress")["stage"]
+    ready = worker.event("ready")
+    assert httpx.get(f"{ready['url']}/health", trust_env=False).status_code == 200
+    info = httpx.get(f"{ready['url']}/get_server_info", trust_env=False).json()
+    assert info["engine"]["max_total_tokens"] == ready["max_total_tokens"] == 4096
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_signal_ends_everything_with_exit_code_0(
+    start: Start, number: signal.Signals, streaming: bool
+) -> None:
+    worker = start()
+    url = worker.event("ready")["url"]
+    scheduler_pid = worker.scheduler_pid()
+    with contextlib.ExitStack() as stack:
+        if streaming:
+            body = {"text": "hi", "stream": True}
+            response = stack.enter_context(
+                httpx.stream("POST", f"{url}/generate", json=body, trust_env=False)
+            )
+            lines = response.iter_lines()
+            next(lines)
+        worker.process.send_signal(number)
+        if streaming:
+            assert "The worker is shutting down" in "".join(lines)
+    assert worker.finish() == (0, "")
+    wait_until_gone(scheduler_pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_starting_ends_everything_with_exit_code_0(
+    start: Start, number: signal.Signals
+) -> None:
+    worker = start(behaviour="hang")
+    deadline = time.monotonic() + LONG_SECONDS
+    while not children_of(worker.process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    scheduler_pid = worker.scheduler_pid()
+    worker.process.send_signal(number)
+    assert worker.finish() == (0, "")
+    wait_until_gone(scheduler_pid)
+
+
+def test_scheduler_that_dies_ends_the_worker_with_an_error(start: Start) -> None:
+    worker = start()
+    url = worker.event("ready")["url"]
+    body = {"text": "hi", "stream": True}
+    with httpx.stream("POST", f"{url}/generate", json=body, trust_env=False) as response:
+        lines = response.iter_lines()
+        next(lines)
+        os.kill(worker.scheduler_pid(), signal.SIGKILL)
+        assert "the scheduler process was killed by SIGKILL" in "".join(lines)
+    code, errors = worker.finish()
+    assert code == 1
+    assert len(errors.splitlines()) == 1
+    assert "the scheduler process was killed by SIGKILL" in errors
+
+
+def test_scheduler_that_cannot_start_is_one_line(start: Start) -> None:
+    worker = start(behaviour="fail")
+    assert worker.event("failed")["error"] == "no weights in the folder"
+    assert worker.finish() == (1, "")
+
+
+def test_failed_start_says_so_on_stderr_without_a_launcher(start: Start) -> None:
+    code, errors = start(behaviour="fail", status=False).finish()
+    assert code == 1
+    assert errors.splitlines()[-1] == "error: no weights in the folder"
+
+
+def test_scheduler_that_dies_while_starting_is_one_line(start: Start) -> None:
+    worker = start(behaviour="die")
+    error = worker.event("failed")["error"]
+    assert error == "the scheduler process ended with exit code 3 while starting"
+    assert worker.finish()[0] == 1
+
+
+def test_broken_tokenizer_is_one_line_and_leaves_nothing(start: Start, tiny_folder: Path) -> None:
+    (tiny_folder / "tokenizer.json").write_text("{")
+    worker = start(behaviour="hang")
+    assert "tokenizer.json is not valid" in worker.event("failed")["error"]
+    assert worker.finish()[0] == 1
+
+
+def test_taken_port_is_one_line(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        worker = start("--port", str(port))
+        error = worker.event("failed")["error"]
+        assert error == f"cannot listen on 127.0.0.1 port {port}: Address already in use"
+        assert worker.finish()[0] == 1
+
+
+def test_model_that_does_not_exist_is_one_line(start: Start) -> None:
+    worker = start("--model-path", "/no/such/model")
+    assert "/no/such/model" in worker.event("failed")["error"]
+    assert worker.finish()[0] == 1
+
+
+def test_tensor_parallelism_is_refused(start: Start) -> None:
+    code, errors = start("--tp-size", "2").finish()
+    assert code == 2
+    assert errors.splitlines() == [
+        "error: --tp-size 2 is not supported by this version; leave it out"
+    ]
+
+
+def test_worker_ends_with_its_launcher(start: Start) -> None:
+    worker = start()
+    worker.event("ready")
+    scheduler_pid = worker.scheduler_pid()
+    os.close(worker.parent_write)
+    assert worker.finish()[0] == 1
+    wait_until_gone(scheduler_pid)
+
+
+def test_scheduler_ends_with_the_http_process(start: Start) -> None:
+    worker = start()
+    worker.event("ready")
+    scheduler_pid = worker.scheduler_pid()
+    worker.process.kill()
+    worker.process.wait(timeout=LONG_SECONDS)
+    wait_until_gone(scheduler_pid)
+
+
+def test_http_process_does_not_import_torch() -> None:
+    program = (
+        "import sys, worker.launch_server, worker.api.run_worker, worker.tokenization.tokenizer\n"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", program]).returncode == 0
