@@ -143,7 +143,7 @@ class ServerArgs:
         None,
         "How many requests may run at the same time.",
         parse=_positive_int,
-        shown_default="from the KV cache's size, at most 256 on CPU and 4096 on GPU",
+        shown_default="256 on CPU, 4096 on GPU",
     )
     max_prefill_tokens: int = _option(
         MEMORY, 16384, "Token budget of one prefill batch.", parse=_positive_int

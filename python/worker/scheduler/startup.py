@@ -16,10 +16,6 @@ from .step import Step, forward_batch, logit_rows, sampling_batch
 _CHUNKED_PREFILL_SIZE = (512, 8192)
 _MAX_RUNNING_REQUESTS = (256, 4096)
 
-# One request is admitted per so many tokens of KV cache, unless --max-running-requests says
-# otherwise.
-_TOKENS_PER_REQUEST = 64
-
 
 def build_scheduler(
     args: ServerArgs, progress: Callable[[str, float], None]
@@ -31,6 +27,7 @@ def build_scheduler(
         dtype=args.dtype,
         device=args.device,
         num_threads=args.num_threads,
+        context_length=args.context_length,
         mem_fraction_static=args.mem_fraction_static,
         max_total_tokens=args.max_total_tokens,
         page_size=args.page_size,
@@ -39,12 +36,8 @@ def build_scheduler(
         progress=progress,
     )
     on_gpu = runner.device.type != "cpu"
-    context_length = min(
-        args.context_length or runner.config.max_position_embeddings, runner.total_tokens
-    )
-    max_running = args.max_running_requests or min(
-        _MAX_RUNNING_REQUESTS[on_gpu], max(1, runner.total_tokens // _TOKENS_PER_REQUEST)
-    )
+    context_length = min(runner.context_length, runner.total_tokens)
+    max_running = args.max_running_requests or _MAX_RUNNING_REQUESTS[on_gpu]
     chunk_size = args.chunked_prefill_size or _CHUNKED_PREFILL_SIZE[on_gpu]
     cache = KVCache(
         runner.total_tokens,
@@ -72,7 +65,7 @@ def build_scheduler(
         eos_token_ids=runner.config.eos_token_ids,
         dtype=str(runner.dtype).removeprefix("torch."),
         device=str(runner.device),
-        weights_bytes=runner.weights_bytes,
+        weights_bytes=runner.model.weights_bytes(),
         kv_cache_bytes=runner.pool.nbytes,
     )
     return Scheduler(cache, _forward(runner, cache), options), ready

@@ -1,0 +1,55 @@
+"""A whole engine in the test's own process: real model, real cache, no HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worker.config import ServerArgs
+from worker.messages import FinishReason, GenerateRequest, SamplingParams
+from worker.scheduler.startup import build_scheduler
+
+
+class Engine:
+    """Runs token prompts to their end and keeps what came back."""
+
+    def __init__(self, model: Path, **args) -> None:
+        defaults = {"dtype": "float32", "device": "cpu", "max_total_tokens": 8192, "num_threads": 1}
+        server_args = ServerArgs(model_path=str(model), **(defaults | args))
+        self.scheduler, self.ready = build_scheduler(server_args, lambda stage, fraction: None)
+        self.cached: dict[str, int] = {}
+        self.finish: dict[str, FinishReason] = {}
+        self._answers: dict[str, list[int]] = {}
+        self._count = 0
+
+    def add(self, prompt: list[int], max_new_tokens: int, **sampling) -> str:
+        self._count += 1
+        rid = f"r{self._count}"
+        params = SamplingParams(max_new_tokens, **({"temperature": 0.0} | sampling))
+        self._collect(self.scheduler.add(GenerateRequest(rid, prompt, params)))
+        return rid
+
+    def step(self) -> None:
+        self._collect(self.scheduler.step())
+        self.scheduler.cache.check()
+
+    def generate(
+        self, prompts: list[list[int]], max_new_tokens: int = 24, **sampling
+    ) -> list[list[int]]:
+        """All prompts at once; returns their answers in order. Nothing is held afterwards."""
+        rids = [self.add(prompt, max_new_tokens, **sampling) for prompt in prompts]
+        while not self.scheduler.is_idle:
+            self.step()
+        self.check_idle()
+        return [self._answers[rid] for rid in rids]
+
+    def check_idle(self) -> None:
+        cache = self.scheduler.cache
+        cache.check()
+        assert cache.held_tokens == 0 and cache.tree.locked_tokens == 0
+
+    def _collect(self, chunks) -> None:
+        for chunk in chunks:
+            self._answers.setdefault(chunk.rid, []).extend(chunk.token_ids)
+            self.cached[chunk.rid] = chunk.cached_tokens
+            if chunk.finish is not None:
+                self.finish[chunk.rid] = chunk.finish
