@@ -33,7 +33,10 @@ _LAYER = {
 }
 _IN_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 _ROPE_TABLE = "rope_freqs.weight"  # read with the configuration
-_CHUNK_ELEMENTS = 1 << 18  # dequantized at once: what is in between stays in the CPU's cache
+
+# Elements dequantized at once. On CPU so few that they stay in the cache, and that torch does not
+# split each operation over threads, which would wait for each other when cores are busy.
+_CPU_CHUNK, _GPU_CHUNK = 1 << 15, 1 << 24
 
 
 def gguf_source(
@@ -89,7 +92,8 @@ def _read(
     weight = torch.empty(tensor.shape, dtype=dtype, device=device)
     flat = weight.view(-1, tensor.shape[-1])
     stored = data.view(flat.shape[0], -1)
-    step = max(1, _CHUNK_ELEMENTS // flat.shape[1])
+    chunk = _CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK
+    step = max(1, chunk // flat.shape[1])
     for values, blocks in zip(flat.split(step), stored.split(step), strict=True):
         values.copy_(dequantize(blocks.to(device), tensor.ggml_type))
     return _unpermuted(weight, tensor.name, file.metadata["general.architecture"], config)
@@ -107,5 +111,7 @@ def _unpermuted(
     heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
     if architecture != "llama" or match is None or match[2] not in heads:
         return weight
+    if weight.shape[0] != heads[match[2]] * config.head_dim:
+        return weight  # the model will refuse its shape
     pairs = weight.view(heads[match[2]], config.head_dim // 2, 2, *weight.shape[1:])
     return pairs.transpose(1, 2).reshape(weight.shape)

@@ -1,0 +1,129 @@
+"""Norms, the activation, merged projections and heads against their formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from worker.attention.base import AttentionBackend, AttentionSpec, forward_context
+from worker.layers.activation import silu_and_mul
+from worker.layers.attention import Attention
+from worker.layers.embedding import LMHead, TokenEmbedding
+from worker.layers.linear import Linear, QKVLinear
+from worker.layers.norm import QKNorm, RMSNorm
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def fill(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.data.normal_()
+
+
+def hf_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    norm = LlamaRMSNorm(x.shape[-1], eps)
+    norm.weight.data = weight
+    return norm(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+def test_rms_norm_is_computed_in_float32(dtype: torch.dtype, scale: float) -> None:
+    norm = RMSNorm(64, 1e-5)
+    fill(norm)
+    norm.to(dtype)
+    x = (torch.randn(5, 64) * scale).to(dtype)
+    normed, residual = norm(x)
+    assert normed.dtype == dtype
+    assert residual is x
+    # Ours rounds once, at the end; Hugging Face also before the weight.
+    exact = hf_norm(x.float(), norm.weight.float(), 1e-5).to(dtype)
+    torch.testing.assert_close(normed, exact)
+
+
+def test_rms_norm_adds_to_the_residual_stream() -> None:
+    norm = RMSNorm(16, 1e-6)
+    fill(norm)
+    x, stream = torch.randn(3, 16), torch.randn(3, 16)
+    total = x + stream
+    normed, residual = norm(x, stream)
+    torch.testing.assert_close(residual, total)
+    torch.testing.assert_close(normed, hf_norm(total, norm.weight, 1e-6))
+
+
+def test_qk_norm_normalizes_each_head_with_its_own_weight() -> None:
+    norm = QKNorm(4, 2, 16, 1e-6)
+    fill(norm)
+    heads = torch.randn(3, 8, 16)
+    normed = norm(heads[:, :6])  # as the model calls it: a view of queries, keys and values
+    torch.testing.assert_close(normed[:, :4], hf_norm(heads[:, :4], norm.q_weight, 1e-6))
+    torch.testing.assert_close(normed[:, 4:], hf_norm(heads[:, 4:6], norm.k_weight, 1e-6))
+
+
+def test_silu_and_mul() -> None:
+    gate, up = torch.randn(3, 8), torch.randn(3, 8)
+    activated = silu_and_mul(torch.cat((gate, up), dim=-1))
+    torch.testing.assert_close(activated, gate * torch.sigmoid(gate) * up)
+    assert activated.is_contiguous()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_merged_projection_equals_its_parts(bias: bool) -> None:
+    merged = QKVLinear(8, num_heads=4, num_kv_heads=2, head_dim=6, bias=bias)
+    parts = {"q_proj": 24, "k_proj": 12, "v_proj": 12}
+    slots = dict(merged.slots("attn"))
+    assert len(slots) == (6 if bias else 3)
+    singles = []
+    for name, outputs in parts.items():
+        single = Linear(8, outputs, bias)
+        fill(single)
+        for slot, weight in single.slots(f"attn.{name}"):
+            slots[slot].copy_(weight)
+        singles.append(single)
+    x = torch.randn(5, 8)
+    expected = torch.cat([single(x) for single in singles], dim=-1)
+    torch.testing.assert_close(merged(x), expected)
+
+
+def test_a_tied_head_multiplies_with_the_embedding() -> None:
+    embedding = TokenEmbedding(20, 8).to(torch.bfloat16)
+    fill(embedding)
+    head = LMHead(embedding, tied=True)
+    hidden = embedding(torch.tensor([3, 4]))
+    logits = head(hidden)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, (hidden @ embedding.weight.T).float())
+    assert not dict(head.slots("lm_head"))
+    assert dict(LMHead(embedding, tied=False).slots("lm_head"))["lm_head.weight"].shape == (20, 8)
+
+
+class _Recording(AttentionBackend):
+    def __init__(self) -> None:
+        self.specs: list[AttentionSpec] = []
+
+    def plan(self, batch) -> None: ...
+
+    def forward(self, q, k, v, spec):
+        self.specs.append(spec)
+        return q + v
+
+
+@pytest.fixture
+def backend() -> Iterator[_Recording]:
+    recording = _Recording()
+    with forward_context(recording):
+        yield recording
+
+
+def test_attention_goes_to_the_backend_of_the_step(backend: _Recording) -> None:
+    spec = AttentionSpec(3, 2, 2, 4, 0.5)
+    q, k, v = torch.randn(3, 1, 2, 4)
+    torch.testing.assert_close(Attention(spec)(q, k, v), q + v)
+    assert backend.specs == [spec]
