@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router as ControlRoutes;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tower_service::Service;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::body::{Body, complete};
 use crate::config::{RouterConfig, seconds};
@@ -196,7 +196,7 @@ impl App {
             Route::Forward => match self.forwarder.forward(request, &id).await {
                 Ok(response) => response,
                 Err(error) => {
-                    tracing::debug!(request_id = ?id, status = error.status().as_u16(), ?error, "request failed");
+                    log_failure(&id, &error);
                     complete(error.response())
                 }
             },
@@ -205,6 +205,15 @@ impl App {
         };
         response.headers_mut().insert(forward::REQUEST_ID, id);
         Ok(response)
+    }
+}
+
+/// What a worker did not answer is worth a warning; what the client got wrong, or a fleet that is down and has been reported so, is not.
+fn log_failure(id: &HeaderValue, error: &RouterError) {
+    let request_id = id.to_str().unwrap_or_default();
+    match error {
+        RouterError::WorkersFailed(_) | RouterError::TimedOut { .. } => warn!(request_id, ?error, "request failed"),
+        _ => debug!(request_id, ?error, "request failed"),
     }
 }
 

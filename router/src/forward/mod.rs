@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tracing::{debug, error};
@@ -22,6 +22,7 @@ use tracing::{debug, error};
 pub use self::headers::{REQUEST_ID, request_id};
 pub use self::read::read_body;
 pub use self::stream::Stream;
+use self::stream::{Record, is_event_stream};
 use crate::body::Body;
 use crate::config::{RouterConfig, seconds};
 use crate::error::RouterError;
@@ -78,19 +79,21 @@ impl Forwarder {
         let begun = Instant::now();
         let (parts, body) = request.into_parts();
         let body = read_body(body, &parts.headers, self.max_payload_bytes).await?;
-        let key = prompt::routing_key(&body).into_owned();
+        let key = prompt::routing_key(&body);
         let outgoing = Outgoing {
             method: parts.method,
             target: headers::origin_form(&parts.uri),
             headers: headers::towards_worker(parts.headers, id),
-            body,
+            body: body.clone(),
         };
         let (connection, response, guard) = self.exchange(&outgoing, &key).await?;
         let (mut parts, incoming) = response.into_parts();
+        // The version belongs to the connection with the worker.
+        parts.version = Version::default();
         headers::towards_client(&mut parts.headers, guard.worker().url().text_header());
-        let head = Response::from_parts(parts, ());
-        let stream = Stream::new(&head, incoming, connection, guard, id.clone(), begun);
-        Ok(head.map(|()| Body::Worker(Box::new(stream))))
+        let record = Record::new(id.clone(), outgoing.target, parts.status, begun);
+        let stream = Stream::new(is_event_stream(&parts.headers), incoming, connection, guard, record);
+        Ok(Response::from_parts(parts, Body::Worker(Box::new(stream))))
     }
 
     /// Tries until a worker answers.

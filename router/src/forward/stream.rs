@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tracing::{debug, warn};
@@ -29,27 +30,34 @@ pub struct Stream {
 }
 
 /// What the log says about the request.
-struct Record {
+pub struct Record {
     id: HeaderValue,
+    target: Uri,
     status: StatusCode,
     begun: Instant,
     bytes: u64,
 }
 
+impl Record {
+    /// `begun` is when the request arrived.
+    pub fn new(id: HeaderValue, target: Uri, status: StatusCode, begun: Instant) -> Self {
+        Self { id, target, status, begun, bytes: 0 }
+    }
+
+    fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+}
+
+/// True for server-sent events.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
 impl Stream {
-    /// Takes over the answer: `begun` is when the request arrived.
-    pub fn new(
-        response: &Response<()>,
-        incoming: Incoming,
-        connection: Connection,
-        guard: LoadGuard,
-        id: HeaderValue,
-        begun: Instant,
-    ) -> Self {
-        let content_type = response.headers().get(http::header::CONTENT_TYPE);
-        let is_events = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
-            && incoming.size_hint().exact().is_none();
-        let record = Record { id, status: response.status(), begun, bytes: 0 };
+    /// Takes over the answer of a worker; `is_events` says that it is a stream of server-sent events.
+    pub fn new(is_events: bool, incoming: Incoming, connection: Connection, guard: LoadGuard, record: Record) -> Self {
+        let is_events = is_events && incoming.size_hint().exact().is_none();
         Self { incoming, exchange: Some((connection, guard)), is_events, tail: *b"\n\n", record }
     }
 
@@ -73,8 +81,9 @@ impl Stream {
             worker.pool.put(connection);
         }
         debug!(
-            request_id = self.record.id.to_str().unwrap_or_default(),
+            request_id = self.record.id(),
             worker = %worker.url(),
+            path = self.record.target.path(),
             status = self.record.status.as_u16(),
             bytes = self.record.bytes,
             seconds = self.record.begun.elapsed().as_secs_f64(),
@@ -87,7 +96,7 @@ impl Stream {
     fn break_off(&mut self, error: hyper::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
         if let Some((_, guard)) = &self.exchange {
             warn!(
-                request_id = self.record.id.to_str().unwrap_or_default(),
+                request_id = self.record.id(),
                 worker = %guard.worker().url(),
                 %error,
                 "worker broke off in the middle of an answer"

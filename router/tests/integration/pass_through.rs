@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use radixfleet_router::RouterConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::*;
 
@@ -161,4 +161,21 @@ async fn http_2_with_prior_knowledge_is_understood() {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "{}");
     driving.abort();
+}
+
+#[tokio::test]
+async fn an_answer_without_a_length_ends_where_the_worker_closes() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nold but true").await.unwrap();
+        }
+    });
+    let router = router(RouterConfig { worker_urls: vec![url], ..config(&[]) }).await;
+    for _ in 0..3 {
+        assert_eq!(generate(&router.url(), "x").await.text().await, "old but true");
+    }
+    idle(&router).await;
 }
