@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from .. import __version__
 from . import control, native
@@ -12,7 +13,7 @@ from .openai import chat, completions, models
 from .service import WorkerService
 
 
-def build_app(service: WorkerService) -> FastAPI:
+def build_app(service: WorkerService) -> ASGIApp:
     """The routes find `service` in the application's state."""
     app = FastAPI(title="radixfleet worker", version=__version__)
     app.state.service = service
@@ -21,5 +22,4 @@ def build_app(service: WorkerService) -> FastAPI:
         app.include_router(module.router)
     if service.server_args.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, api_key=service.server_args.api_key)
-    app.add_middleware(RequestIdMiddleware)
-    return app
+    return RequestIdMiddleware(app)  # outside of all else: errors have an id too

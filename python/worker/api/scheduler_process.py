@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -44,21 +46,18 @@ class SchedulerProcess:
             socket.linger = 0
             socket.bind(f"ipc://{folder / name}")
         read_end, self._alive = os.pipe()
-        self._process = subprocess.Popen(
-            [
-                *command,
-                "--args",
-                dataclasses.replace(server_args, api_key=None).to_json(),
-                "--requests",
-                f"ipc://{folder / 'requests'}",
-                "--outputs",
-                f"ipc://{folder / 'outputs'}",
-                "--parent-fd",
-                str(read_end),
-            ],
-            pass_fds=(read_end,),
-            stdin=subprocess.DEVNULL,
-        )
+        arguments = {
+            "--args": dataclasses.replace(server_args, api_key=None).to_json(),
+            "--requests": f"ipc://{folder / 'requests'}",
+            "--outputs": f"ipc://{folder / 'outputs'}",
+            "--parent-fd": str(read_end),
+        }
+        with _interrupts_blocked():
+            self._process = subprocess.Popen(
+                [*command, *itertools.chain.from_iterable(arguments.items())],
+                pass_fds=(read_end,),
+                stdin=subprocess.DEVNULL,
+            )
         os.close(read_end)
 
     def async_outputs(self) -> zmq.asyncio.Socket:
@@ -95,3 +94,13 @@ class SchedulerProcess:
         os.close(self._alive)
         self._context.destroy(linger=0)
         self._folder.cleanup()
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """A child made within ignores Ctrl-C, which a terminal sends to both: its parent ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

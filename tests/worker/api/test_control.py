@@ -99,6 +99,7 @@ async def test_a_bug_is_a_500_in_the_error_shape(
     response = await worker.http.get("/get_server_info")
     assert_error(response, 500, "server_error")
     assert "secret details" not in response.text
+    assert response.headers["x-request-id"]
 
 
 async def test_api_key_guards_everything_but_health(start_worker: StartWorker) -> None:

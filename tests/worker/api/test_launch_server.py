@@ -142,15 +142,20 @@ def test_signal_ends_everything_with_exit_code_0(
     wait_until_gone(scheduler_pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "to_both"),
+    [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGINT, True)],
+)
 def test_signal_while_starting_ends_everything_with_exit_code_0(
-    start: Start, number: signal.Signals
+    start: Start, number: signal.Signals, to_both: bool
 ) -> None:
     worker = start(behaviour="hang")
     deadline = time.monotonic() + LONG_SECONDS
     while not children_of(worker.process.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     scheduler_pid = worker.scheduler_pid()
+    if to_both:  # as a terminal does
+        os.kill(scheduler_pid, number)
     worker.process.send_signal(number)
     assert worker.finish() == (0, "")
     wait_until_gone(scheduler_pid)
