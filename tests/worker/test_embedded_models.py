@@ -1,6 +1,5 @@
 """Pulling embedded models: with wheels of the test's own, and no network."""
 
-import functools
 import hashlib
 import threading
 import zipfile

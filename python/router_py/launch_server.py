@@ -1,0 +1,171 @@
+"""The `launch_server` command: `--dp-size` workers, and the router in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from worker.api.http_address import bind
+from worker.api.scheduler_process import StartError
+from worker.api.start_report import STATUS_FD, PipeReport
+from worker.config import ServerArgs
+from worker.embedded_models import ModelNotFoundError, resolve_model_path
+from worker.launch_server import PARENT_FD
+
+from .child_process import python_module
+from .cores import threads_per_worker
+from .display import LineDisplay, choose_display
+from .fleet import Fleet, FleetError, WorkerCommand
+from .greeting import greeting
+from .router import Router
+from .server_options import ServerOptions, parse
+
+STOP_SECONDS = 1.0
+LOOPBACK = "127.0.0.1"
+# Below the ports that the kernel hands to outgoing connections: one of those could take a worker's
+# port while the worker is restarted.
+WORKER_PORTS = range(20000, 32768)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM. Exit code 0 then, 1 for a failure, 2 for wrong arguments."""
+    began = time.monotonic()
+    options = parse(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    status_fd = os.environ.pop(STATUS_FD, None)
+    report = None if status_fd is None else PipeReport(int(status_fd))
+    try:
+        with choose_display() as display:
+            _check(options.server, display)
+            launch = _Launch(options, display, report, began)
+            asyncio.run(launch.until_stopped())
+    except (FleetError, ModelNotFoundError, StartError) as error:
+        if report:
+            report.failed(str(error))
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        pass  # before the workers were started
+
+
+def _check(server: ServerArgs, display: LineDisplay) -> None:
+    """Find what would fail the router or every worker before anything is started."""
+    bind(server.host, server.port).close()
+    for path in filter(None, (server.model_path, server.tokenizer_path)):
+        resolve_model_path(path, lambda stage, done: display.progress("model", stage, done))
+
+
+class _Launch:
+    """One run of the fleet, from its first start to the end of its last process."""
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        display: LineDisplay,
+        report: PipeReport | None,
+        began: float,
+    ) -> None:
+        ports = free_ports(options.dp_size)
+        workers = [
+            worker_command(options.server, index, port, options.dp_size)
+            for index, port in enumerate(ports)
+        ]
+        self._options = options
+        self._display = display
+        self._report = report
+        self._began = began
+        self._fleet = Fleet(workers, display)
+        self._router: Router = options.make_router([worker.url for worker in workers])
+
+    async def until_stopped(self) -> None:
+        """Returns when the user, or who started us, wants the end. Raises FleetError."""
+        wanted = asyncio.Event()
+        _on_end_wanted(wanted.set)
+        ending = asyncio.create_task(wanted.wait())
+        serving = asyncio.create_task(self._serve())
+        try:
+            await asyncio.wait({ending, serving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
+            serving.cancel()
+            await asyncio.wait({serving})
+            await asyncio.gather(
+                asyncio.to_thread(self._router.stop, STOP_SECONDS), self._fleet.stop(STOP_SECONDS)
+            )
+        if not serving.cancelled():
+            serving.result()
+
+    async def _serve(self) -> None:
+        await self._fleet.start()
+        try:
+            self._router.start()
+        except OSError as error:
+            raise FleetError(str(error)) from error
+        self._display.close()
+        seconds = time.monotonic() - self._began
+        print(greeting(self._options, self._router.url, seconds), flush=True)
+        if self._report:
+            self._report.ready(self._router.url, {})
+        await self._fleet.keep()
+
+
+def worker_command(server: ServerArgs, index: int, port: int, workers: int) -> WorkerCommand:
+    """The command of one of `workers`, which listens for the router alone."""
+    threads = server.num_threads or threads_per_worker(workers)
+    args = dataclasses.replace(server, host=LOOPBACK, port=port, num_threads=threads)
+    return WorkerCommand(
+        name=f"worker {index}",
+        command=python_module("worker.launch_server", *args.to_cli()),
+        url=args.url(),
+        environment={"OMP_NUM_THREADS": str(threads)},
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on, chosen at random: two fleets may start at the same time."""
+    shuffled = random.sample(WORKER_PORTS, len(WORKER_PORTS))
+    found = list(itertools.islice(filter(_is_free, shuffled), count))
+    if len(found) < count:
+        raise FleetError(f"{count} workers need {count} free ports, and only {len(found)} are left")
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _on_end_wanted(end: Callable[[], None]) -> None:
+    """Call `end` on a signal, or when the process that started us is gone."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
+    parent_fd = os.environ.pop(PARENT_FD, None)
+    if parent_fd is not None:
+        os.set_inheritable(int(parent_fd), False)
+
+        def parent_is_gone() -> None:
+            loop.remove_reader(int(parent_fd))
+            end()
+
+        loop.add_reader(int(parent_fd), parent_is_gone)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

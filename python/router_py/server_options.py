@@ -1,0 +1,127 @@
+"""The command line of `launch_server`: the fleet's own flags, the worker's, and the router's.
+
+Worker flags come from `ServerArgs`, and router flags, with the prefix `--router-`, from the Rust
+module: each is defined there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from worker import __version__
+from worker.config import ServerArgs
+
+from . import _core
+from .router import Router
+
+PREFIX = "router_"
+# Where the router listens is --host and --port, and its workers are those that are launched.
+NOT_FOR_THE_USER = {"host", "port", "worker_urls"}
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What to launch.
+
+    `host` and `port` of `server` are where the router listens; `router` holds those of its options
+    that were given.
+    """
+
+    server: ServerArgs
+    dp_size: int
+    router: dict[str, Any]
+
+    def make_router(self, worker_urls: Sequence[str]) -> Router:
+        """The router before these workers. Raises ValueError for a bad option."""
+        address = {"host": self.server.host, "port": self.server.port}
+        return Router(**address, worker_urls=list(worker_urls), **self.router)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong: the usage of some fifty flags would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} ('{self.prog} --help' lists the options)\n")
+
+
+def parse(argv: Sequence[str] | None = None) -> ServerOptions:
+    """Raises SystemExit: 0 after --help and --version, 2 with one line on stderr after an error."""
+    parser = _parser()
+    parsed = parser.parse_args(argv)
+    if parsed.tp_size != 1:
+        parser.error(f"--tp-size {parsed.tp_size} is not supported by this version; leave it out")
+    prefixed = {name: value for name, value in vars(parsed).items() if name.startswith(PREFIX)}
+    options = ServerOptions(
+        server=ServerArgs.from_cli(parsed),
+        dp_size=parsed.dp_size,
+        router={name.removeprefix(PREFIX): value for name, value in prefixed.items()},
+    )
+    try:
+        options.make_router([])
+    except ValueError as error:
+        parser.error(str(error).replace("--", "--router-", 1))
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="launch_server",
+        usage="%(prog)s [options]",
+        description="Serve a model with a fleet of workers behind one router.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"radixfleet {__version__}")
+    parser.add_argument_group("Fleet").add_argument(
+        "--dp-size",
+        "--dp",
+        type=_worker_count,
+        default=1,
+        metavar="COUNT",
+        help="Workers behind the router, each with the whole model; they share the cores. "
+        "Default: 1.",
+    )
+    ServerArgs.add_cli_arguments(parser)
+    _add_router_options(parser)
+    return parser
+
+
+def _add_router_options(parser: argparse.ArgumentParser) -> None:
+    defaults: dict[str, Any] = json.loads(_core.parse_args([], parser.prog))
+    groups: dict[str, Any] = {}
+    for option in _core.options():
+        key = option["name"].replace("-", "_")
+        if key in NOT_FOR_THE_USER:
+            continue
+        title = f"Router: {option['group'].lower()}"
+        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
+        group.add_argument(
+            f"--router-{option['name']}",
+            dest=PREFIX + key,
+            type=_READERS[type(defaults[key])],
+            choices=option["choices"],
+            default=argparse.SUPPRESS,
+            metavar=None if option["choices"] else option["value_name"],
+            help=f"{option['help']}. Default: {option['default']}.".replace("%", "%%"),
+        )
+
+
+def _worker_count(text: str) -> int:
+    count = int(text)
+    if count <= 0:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text}")
+    return count
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, and is {text}")
+    return count
+
+
+# How the text of a router option is read, by the type of its default.
+_READERS: dict[type, Callable[[str], Any]] = {int: _count, float: float, str: str}
