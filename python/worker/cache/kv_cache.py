@@ -160,7 +160,7 @@ class KVCache:
 
     def flush(self) -> None:
         """Empty the tree. Only while no sequence is running."""
-        assert self.held_tokens == 0 and self.tree.locked_tokens == 0, "requests are running"
+        assert self.held_tokens + self.tree.locked_tokens == 0, "requests are running"
         self.tree.reset()
         self.allocator.reset()
 

@@ -100,7 +100,8 @@ class RadixCache:
         Returns how many leading tokens were cached before, and the match of all of `tokens`. The
         tree takes the slots behind that point; those before it stay the caller's.
         """
-        assert len(tokens) == len(slots) and len(tokens) % self.page_size == 0
+        assert len(tokens) == len(slots)
+        assert len(tokens) % self.page_size == 0
         node, parts, known = self._descend(tokens)
         if known < len(tokens):
             leaf = Node(tokens[known:].copy(), slots[known:].copy(), node, self._tick())
@@ -138,7 +139,8 @@ class RadixCache:
     def _split(self, node: Node, at: int) -> Node:
         """Cut `node` after `at` tokens; returns the new upper part, which keeps the locks."""
         parent = node.parent
-        assert parent is not None and 0 < at < len(node)
+        assert parent is not None
+        assert 0 < at < len(node)
         upper = Node(node.key[:at], node.slots[:at], parent, node.last_access)
         upper.lock_count = node.lock_count
         parent.children[self._child_key(upper.key)] = upper

@@ -1,5 +1,11 @@
 """`python -P -m worker.scheduler`: the scheduler process, started by the HTTP process."""
 
+import os
+
+# Torch's threads spin at every barrier. Where another process wants the core, that multiplies the
+# time of a step; sleeping after a short spin costs little. Read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 from .process import main
 
 main()

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
@@ -26,7 +27,9 @@ from ..messages import (
     TokenChunks,
     ToScheduler,
 )
-from .scheduler import Scheduler
+
+if TYPE_CHECKING:  # torch is imported once the HTTP process knows that we are here
+    from .scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 

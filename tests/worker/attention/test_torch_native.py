@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+
 from worker.attention.base import AttentionSpec
 from worker.attention.batch import ForwardBatch
 from worker.attention.torch_native import TorchNativeBackend, attend, attend_reference

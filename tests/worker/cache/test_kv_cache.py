@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from worker.cache.kv_cache import KVCache
 from worker.cache.slot_allocator import OutOfSlots, SlotAllocator
 
@@ -53,7 +54,7 @@ def test_the_invariant_holds_through_random_lives(data, page_size, disabled):
     for sequence, tokens in alive:
         cache.end(sequence, tokens)
     cache.check()
-    assert cache.held_tokens == 0 and cache.tree.locked_tokens == 0
+    assert (cache.held_tokens, cache.tree.locked_tokens) == (0, 0)
     cache.flush()
     assert cache.free_tokens == 64
 

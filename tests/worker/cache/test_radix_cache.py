@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from worker.cache.radix_cache import Node, RadixCache
 from worker.cache.slot_allocator import SlotAllocator
 
@@ -58,7 +59,8 @@ def check_structure(cache: RadixCache, locks: list[Node]) -> None:
             on_path[id(current)] = on_path.get(id(current), 0) + 1
             current = current.parent
     for node in nodes:
-        assert len(node) > 0 and len(node) % cache.page_size == 0
+        assert len(node) > 0
+        assert len(node) % cache.page_size == 0
         assert node.lock_count == on_path.get(id(node), 0)
         assert node.parent is cache.root or node.parent in nodes
 

@@ -45,7 +45,7 @@ class Engine:
     def check_idle(self) -> None:
         cache = self.scheduler.cache
         cache.check()
-        assert cache.held_tokens == 0 and cache.tree.locked_tokens == 0
+        assert (cache.held_tokens, cache.tree.locked_tokens) == (0, 0)
 
     def _collect(self, chunks) -> None:
         for chunk in chunks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import AutoTokenizer
+
 from worker.embedded_models import resolve_model_path
 
 from ..checkpoints import hf_reference

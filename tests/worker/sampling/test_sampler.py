@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from worker.sampling.batch import SamplingBatch, SamplingRow, noise_key
 from worker.sampling.sampler import gumbel_noise, sample
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+
 from worker.cache.kv_cache import KVCache
 from worker.messages import GenerateRequest, SamplingParams, TokenChunk
 from worker.scheduler.scheduler import Scheduler, SchedulerOptions
@@ -38,17 +39,17 @@ class FakeEngine:
         disable_radix_cache: bool = False,
         **options,
     ) -> None:
-        defaults = dict(
-            context_length=128,
-            max_running_requests=16,
-            max_prefill_tokens=256,
-            chunked_prefill_size=None,
-            enable_mixed_chunk=False,
-            schedule_policy="lpm",
-            schedule_conservativeness=1.0,
-            random_seed=0,
-            eos_token_ids=(),
-        )
+        defaults = {
+            "context_length": 128,
+            "max_running_requests": 16,
+            "max_prefill_tokens": 256,
+            "chunked_prefill_size": None,
+            "enable_mixed_chunk": False,
+            "schedule_policy": "lpm",
+            "schedule_conservativeness": 1.0,
+            "random_seed": 0,
+            "eos_token_ids": (),
+        }
         self.options = SchedulerOptions(**(defaults | options))
         self.cache = KVCache(
             total_tokens,
@@ -105,7 +106,7 @@ class FakeEngine:
         for _ in range(limit):
             if self.scheduler.is_idle:
                 self.step()
-                assert self.cache.held_tokens == 0 and self.cache.tree.locked_tokens == 0
+                assert (self.cache.held_tokens, self.cache.tree.locked_tokens) == (0, 0)
                 return
             self.step()
         raise AssertionError("requests starve")

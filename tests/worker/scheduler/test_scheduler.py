@@ -5,6 +5,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from worker.scheduler.scheduler import FAILED_STEPS_LIMIT
 
 from .fake_engine import FakeEngine, expected_answer
@@ -77,7 +78,8 @@ def test_eos_and_stop_tokens_end_a_request_and_ignore_eos_ignores_only_the_first
     prompt = [1, 2, 3]
     answer = expected_answer(prompt, 20)
     eos, stop = answer[5], answer[9]
-    assert eos not in answer[:5] and stop not in answer[:9]
+    assert eos not in answer[:5]
+    assert stop not in answer[:9]
     engine = FakeEngine(eos_token_ids=(eos,))
     engine.add("eos", prompt, max_new_tokens=20)
     engine.add("stop", prompt, max_new_tokens=20, ignore_eos=True, stop_token_ids=(stop,))
@@ -121,7 +123,8 @@ def test_aborting_frees_a_request_wherever_it_is():
     for _ in range(3):
         engine.step()
     scheduler = engine.scheduler
-    assert scheduler.partial is not None and scheduler.partial.rid == "partial"
+    assert scheduler.partial is not None
+    assert scheduler.partial.rid == "partial"
     for rid in ("partial", "runs", "waits", "unknown"):
         scheduler.abort(rid)
         engine.cache.check()
@@ -189,11 +192,16 @@ def test_a_step_that_fails_costs_its_own_requests_only():
 
 def test_an_engine_that_fails_again_and_again_ends_the_process():
     engine = FakeEngine()
+
+    def fail(rid: str) -> None:
+        engine.add(rid, [1, 2, 3])
+        engine.fail_next = RuntimeError("broken")
+        engine.step()
+
+    for i in range(FAILED_STEPS_LIMIT - 1):
+        fail(f"r{i}")
     with pytest.raises(RuntimeError, match="broken"):
-        for i in range(FAILED_STEPS_LIMIT):
-            engine.add(f"r{i}", [1, 2, 3])
-            engine.fail_next = RuntimeError("broken")
-            engine.step()
+        fail("last")
 
 
 def test_flushing_empties_the_cache_only_while_idle():
