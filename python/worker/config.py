@@ -211,8 +211,8 @@ class ServerArgs:
 
     def url(self) -> str:
         """The address of this worker as a client writes it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def to_json(self) -> str:
         """For handing over to a child process."""

@@ -110,6 +110,20 @@ def test_help_has_every_option() -> None:
     assert "torch" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("fe80::1", "http://[fe80::1]:8000"),
+        ("a.example", "http://a.example:8000"),
+    ],
+)
+def test_url_is_one_that_clients_can_use(host: str, url: str) -> None:
+    assert ServerArgs(host=host, port=8000).url() == url
+
+
 def test_start_reports_progress_and_listens_when_ready(start: Start) -> None:
     worker = start()
     assert worker.event("progress")["stage"]

@@ -1,0 +1,147 @@
+"""The HTTP process with the real engine behind it, on a tiny model with random weights."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+    "eos_token_id": 2,
+    "bos_token_id": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = write_tiny_tokenizer(tmp_path_factory.mktemp("model"))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    status_read, status_write = os.pipe()
+    arguments = ["--load-format", "dummy", "--max-total-tokens", "2048", "--port", "0"]
+    arguments += ["--model-path", str(folder), "--random-seed", "1", "--num-threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "worker.launch_server", *arguments],
+        env={**os.environ, "RADIXFLEET_STATUS_FD": str(status_write)},
+        pass_fds=(status_write,),
+    )
+    os.close(status_write)
+    try:
+        with os.fdopen(status_read) as status:
+            event: dict[str, Any] = {}
+            while event.get("event") != "ready":
+                event = json.loads(status.readline())
+                assert event["event"] != "failed", event
+            yield event["url"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
+        yield client
+
+
+async def idle_state(http: httpx.AsyncClient) -> dict[str, int]:
+    """The scheduler's counts, as soon as nothing runs or waits."""
+    for _ in range(3000):
+        state = (await http.get("/get_server_info")).json()["state"]
+        if state["running_requests"] == state["waiting_requests"] == 0:
+            return state
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"never idle: {state}")
+
+
+def assert_nothing_is_held(state: dict[str, int]) -> None:
+    assert state["held_tokens"] == 0
+    assert state["free_tokens"] + state["cached_tokens"] == state["total_tokens"] == 2048
+
+
+async def test_greedy_answers_repeat_and_come_from_the_cache(http: httpx.AsyncClient) -> None:
+    assert (await http.post("/flush_cache")).status_code == 200
+    sampling = {"temperature": 0, "max_new_tokens": 24, "ignore_eos": True}
+    body = {"input_ids": list(range(3, 43)), "sampling_params": sampling}
+    first = (await http.post("/generate", json=body)).json()
+    second = (await http.post("/generate", json=body)).json()
+    assert first["text"] == second["text"] != ""
+    assert first["meta_info"]["cached_tokens"] == 0
+    assert second["meta_info"]["cached_tokens"] == 39
+    reason = {"type": "length", "length": 24}
+    assert first["meta_info"]["finish_reason"] == reason
+    assert_nothing_is_held(await idle_state(http))
+
+
+async def test_stream_of_a_list_is_the_answer_of_the_list(http: httpx.AsyncClient) -> None:
+    body = {
+        "text": ["the", "in or in", "é 😀"],
+        "sampling_params": {"temperature": 0, "max_new_tokens": 20, "ignore_eos": True},
+    }
+    expected = [each["text"] for each in (await http.post("/generate", json=body)).json()]
+    response = await http.post("/generate", json={**body, "stream": True})
+    last = {}
+    for line in response.text.split("\n\n"):
+        if line.startswith("data: {"):
+            event = json.loads(line.removeprefix("data: "))
+            last[event["index"]] = event["text"]
+    assert [last[index] for index in range(3)] == expected
+
+
+async def test_stop_string_frees_its_request(http: httpx.AsyncClient) -> None:
+    sampling: dict[str, Any] = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
+    body = {"input_ids": [5, 6, 7], "sampling_params": sampling}
+    text = (await http.post("/generate", json=body)).json()["text"]
+    stop = text[20:24]
+    sampling["stop"] = stop
+    answer = (await http.post("/generate", json=body)).json()
+    assert answer["text"] == text.split(stop, 1)[0]
+    assert answer["meta_info"]["finish_reason"] == {"type": "stop", "matched": stop}
+    assert answer["meta_info"]["completion_tokens"] < 200
+    assert_nothing_is_held(await idle_state(http))
+
+
+async def test_nothing_is_held_after_a_storm_of_disconnects(http: httpx.AsyncClient) -> None:
+    chance = random.Random(3)
+
+    async def leave_early(index: int) -> None:
+        sampling = {"max_new_tokens": 300, "ignore_eos": True}
+        ids = [[chance.randrange(3, 250) for _ in range(chance.randrange(1, 120))] for _ in "ab"]
+        prompts = ids if index % 3 == 0 else ids[0]
+        body = {"input_ids": prompts, "sampling_params": sampling, "stream": index % 2 == 0}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(chance.uniform(0.01, 1.0)):
+                async with http.stream("POST", "/generate", json=body) as response:
+                    async for _ in response.aiter_bytes():
+                        pass
+
+    await asyncio.gather(*(leave_early(index) for index in range(60)))
+    assert_nothing_is_held(await idle_state(http))
+    assert (await http.post("/flush_cache")).status_code == 200
+    assert (await idle_state(http))["free_tokens"] == 2048
