@@ -23,14 +23,17 @@ fn main() -> ExitCode {
         }
     };
     let stopped = router.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        println!("Router is ready at {} (Ctrl-C stops it)", router.url());
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted,
-            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
+        Ok::<(), std::io::Error>(())
     });
     if let Err(error) = stopped {
         eprintln!("error: cannot wait for signals: {error}");
+        return ExitCode::FAILURE;
     }
     router.stop(GRACE);
     ExitCode::SUCCESS

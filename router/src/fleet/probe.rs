@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use tracing::info;
 
 use super::worker::{Health, Worker};
 use crate::config::{RouterConfig, seconds};
@@ -52,6 +53,9 @@ pub(super) async fn watch(worker: Arc<Worker>, settings: ProbeSettings) {
             }
             Err(reason) => {
                 failures += 1;
+                if failures == 1 && worker.health() == Health::Starting {
+                    info!(worker = %worker.url(), %reason, "waiting for worker");
+                }
                 if failures >= settings.failures || reason.kind() == io::ErrorKind::ConnectionRefused {
                     worker.mark_unhealthy(&format!("/health: {reason}"));
                 }

@@ -38,7 +38,7 @@ fn is_available(router: &Router, url: &str) -> bool {
     router.fleet().workers().iter().any(|worker| worker.url().as_str() == url && worker.is_available())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_killed_worker_costs_no_client_an_error() {
     // Answers are held back until the kill, so that it hits requests that have not begun to be answered.
     let gate = Arc::new(Notify::new());
@@ -125,17 +125,24 @@ async fn a_worker_that_fails_its_checks_gets_no_requests_until_it_passes() {
     eventually("it is back", || is_available(&router, &first.url)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_idle_connection_that_the_worker_closed_costs_nothing() {
     let (url, asked) = closing(true).await;
     // No retry is allowed: a stale connection is not a failure.
     let limits = RouterConfig { max_total_retries: 0, max_worker_retries: 1, ..config(&[]) };
     let router = router(RouterConfig { worker_urls: vec![url.clone()], ..limits }).await;
-    for _ in 0..200 {
-        let reply = generate(&router.url(), "x").await;
-        assert_eq!(reply.status, StatusCode::OK);
-        assert_eq!(reply.text().await, "ok");
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let url = router.url();
+        clients.spawn(async move {
+            for _ in 0..50 {
+                let reply = generate(&url, "x").await;
+                assert_eq!(reply.status, StatusCode::OK);
+                assert_eq!(reply.text().await, "ok");
+            }
+        });
     }
+    clients.join_all().await;
     assert_eq!(asked.load(Ordering::SeqCst), 200);
     assert!(is_available(&router, &url));
     idle(&router).await;

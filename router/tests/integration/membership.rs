@@ -112,7 +112,7 @@ async fn a_removed_worker_ends_what_it_is_answering() {
     assert!(reply.chunk().await.is_none());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn adding_and_removing_under_load_costs_no_request() {
     for policy in ["cache_aware", "round_robin", "random"] {
         let steady = TestWorker::naming_itself().await;
