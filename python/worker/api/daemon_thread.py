@@ -1,6 +1,4 @@
-"""Blocking work in a thread of its own, awaited, that holds up neither the loop's end nor the
-process's.
-"""
+"""Blocking work in a thread that holds up neither the loop's end nor the process's."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The HTTP process's end of the talk with the scheduler: requests out, tokens in, sorted by
-request.
-"""
+"""The talk with the scheduler: requests out, tokens in, sorted by request."""
 
 from __future__ import annotations
 

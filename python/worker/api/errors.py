@@ -56,9 +56,7 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 
 def from_validation_error(error: ValidationError) -> ApiError:
-    """The first thing that pydantic found, as one sentence with the field, the reason and the
-    value.
-    """
+    """What pydantic found first, as one sentence with the field, the reason and the value."""
     found = error.errors(include_url=False)
     first = found[0]
     if first["type"] == "json_invalid":
@@ -78,9 +76,7 @@ def from_validation_error(error: ValidationError) -> ApiError:
 
 
 def _path(location: Sequence[int | str]) -> str:
-    """`("messages", 0, "content")` as `messages[0].content`; members of unions, in <>, are left
-    out.
-    """
+    """`("messages", 0, "content")` as `messages[0].content`; names in <> are left out."""
     path = ""
     for part in location:
         if isinstance(part, str) and part.startswith("<"):

@@ -1,10 +1,7 @@
-"""Field types that the request models of both APIs share: ranges are checked here, and nowhere
-else.
-"""
+"""Field types that both APIs share: ranges are checked here, and nowhere else."""
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from pydantic import (
@@ -19,6 +16,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from .errors import shown
+
 _LONGEST_STOP = 1024
 _MOST_STOPS = 64
 
@@ -30,9 +29,7 @@ class RequestModel(BaseModel):
 
 
 def only(*neutral: Any) -> AfterValidator:
-    """For documented fields that this version does not act on: they take the `neutral` values
-    alone.
-    """
+    """For documented fields that have no effect here: they take the `neutral` values alone."""
 
     def check(value: Any) -> Any:
         for allowed in neutral:
@@ -41,16 +38,14 @@ def only(*neutral: Any) -> AfterValidator:
         raise PydanticCustomError(
             "unsupported",
             "{value} is not supported by this version; leave the field out",
-            {"value": json.dumps(value, ensure_ascii=False)[:80]},
+            {"value": shown(value)},
         )
 
     return AfterValidator(check)
 
 
 def described(description: str) -> WrapValidator:
-    """For unions: errors say what the field takes, instead of why each member of the union did not
-    fit.
-    """
+    """For unions: errors say what the field takes, not why each member did not fit."""
 
     def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         try:

@@ -1,6 +1,4 @@
-"""One HTTP exchange: the body in, the answer or the event stream out, and the client that may
-leave.
-"""
+"""One HTTP exchange: the body in, the answer or events out, and a client that may leave."""
 
 from __future__ import annotations
 
@@ -80,9 +78,11 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events as they are made. An error before the first of them is an ordinary answer
-    with its status; a later one is the last event. Unlike Starlette's StreamingResponse this
-    watches for the client's leaving in every version of ASGI, and closes the generator at once.
+    """Server-sent events as they are made.
+
+    An error before the first of them is an ordinary answer with its status; a later one is the last
+    event. Unlike Starlette's StreamingResponse this watches for the client's leaving in every
+    version of ASGI, and closes the generator at once.
     """
 
     media_type = "text/event-stream"

@@ -23,9 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class RequestIdMiddleware:
-    """Takes x-request-id from the request, or makes one; returns it, and puts it into the log's
-    lines.
-    """
+    """Takes x-request-id from the request, or makes one; returns it and puts it into the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

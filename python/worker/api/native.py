@@ -105,8 +105,6 @@ async def _prompts(service: WorkerService, body: GenerateBody) -> list[list[int]
         prompts = [cast(list[int], body.input_ids)]
     if not prompts:
         raise bad_request("The list of prompts is empty", "text")
-    for prompt in prompts:
-        service.limits.check_token_ids(prompt, "input_ids")
     return prompts
 
 

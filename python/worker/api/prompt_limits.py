@@ -39,10 +39,12 @@ class PromptLimits:
         """The prompt, cut to its end if it is too long and may be cut.
 
         A cut leaves room for `max_new_tokens`, though never for more than half of all. Raises
-        ApiError 400 if the prompt is empty, or leaves no room for even one token.
+        ApiError 400 if the prompt is empty, has ids outside the vocabulary, or leaves no room for
+        even one token.
         """
         if not token_ids:
             raise bad_request(f"{param}: the prompt has no tokens", param, "invalid_value")
+        self.check_token_ids(token_ids, param)
         if len(token_ids) < self.longest_request:
             return token_ids
         if not self.auto_truncate:

@@ -1,6 +1,4 @@
-"""From the engine's tokens to text: detokenization, stop strings and counts of the requests of one
-call.
-"""
+"""From the engine's tokens to text: detokenization, stop strings, counts."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ class TextRequest:
     skip_special_tokens: bool = True
 
     def for_engine(self, stream_interval: int) -> GenerateRequest:
-        """`stream_interval` 0 asks for one chunk at the end, unless a stop string must be watched
-        for.
-        """
+        """With 0 the engine sends all at the end, unless a stop string must be watched for."""
         if stream_interval == 0 and self.stop_strings:
             stream_interval = 1
         return GenerateRequest(self.rid, self.input_ids, self.sampling, stream_interval)

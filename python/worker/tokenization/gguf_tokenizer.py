@@ -75,9 +75,7 @@ _BOS_BY_DEFAULT = {"llama-bpe", "llama3", "tekken"}
 
 
 def tokenizer_from_gguf(metadata: dict[str, Any]) -> Tokenizer:
-    """Raises UnsupportedTokenizerError if the kind of vocabulary or its splitting rules are
-    unknown.
-    """
+    """Raises UnsupportedTokenizerError if the vocabulary's kind or splitting rules are unknown."""
     kind = metadata.get("tokenizer.ggml.model")
     if kind == "gpt2":
         tokenizer, bos_by_default = _byte_level(metadata)
@@ -136,9 +134,7 @@ def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
 
 
 def _merges_from_scores(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """SentencePiece joins the pair whose union has the highest score; BPE, the earliest in its
-    list.
-    """
+    """SentencePiece joins the pair of the highest score; BPE, the earliest in its list."""
     ranked = []
     for token, index in vocabulary.items():
         for cut in range(1, len(token)):

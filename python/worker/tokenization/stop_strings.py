@@ -47,9 +47,7 @@ class StopWatcher:
         return begin
 
     def _find_beginning(self, text: str) -> int:
-        """Where the longest tail of `text` that begins a stop string starts; its end if there is
-        none.
-        """
+        """Where the longest tail that begins a stop string starts; the end if there is none."""
         first = max(0, len(text) - self._longest + 1)
         for begin in range(first, len(text)):
             if text[begin] not in self._first_characters:

@@ -45,9 +45,7 @@ class TokenBytes:
 
 
 def _gpt2_alphabet() -> dict[str, int]:
-    """The characters that byte-level BPE writes for the 256 bytes: printable ones stand for
-    themselves.
-    """
+    """How byte-level BPE writes the 256 bytes: printable characters stand for themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     alphabet = {chr(byte): byte for byte in printable}

@@ -1,6 +1,4 @@
-"""The tokenizer of a model: from a tokenizer.json, a GGUF file, or whatever transformers can
-convert.
-"""
+"""The tokenizer of a model: from tokenizer.json, GGUF, or what transformers can convert."""
 
 from __future__ import annotations
 
@@ -34,15 +32,11 @@ class Tokenizer:
     chat_template: ChatTemplate | None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids; `add_special_tokens` puts the beginning-of-text token there, for models that
-        want it.
-        """
+        """Token ids; `add_special_tokens` puts a beginning-of-text token first, where wanted."""
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
-        """The text of a continuation: a first space stays, as it belongs to the text after a
-        prompt.
-        """
+        """The text of a continuation: a first space stays, as it follows a prompt."""
         pieces = (self.token_bytes.of(token_id, skip_special_tokens) for token_id in token_ids)
         return b"".join(pieces).decode("utf-8", "replace")
 
@@ -127,9 +121,7 @@ def _convert_with_transformers(path: Path) -> tokenizers.Tokenizer:
 
 
 def _template_of(path: Path, config: dict[str, Any]) -> str | None:
-    """A file of its own goes before the configuration; of several templates the one named 'default'
-    is it.
-    """
+    """A file of its own goes before the configuration; of several, the one named 'default'."""
     file = path / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")

@@ -295,7 +295,16 @@ async def test_neutral_values_of_what_is_not_supported_are_taken(worker: Running
 
 @pytest.mark.parametrize(
     "content",
-    [b"{", b"", b"[]", b'"text"', b'{"text": "a"', b'{"text": "\xff"}', b"null"],
+    [
+        b"{",
+        b"",
+        b"[]",
+        b'"text"',
+        b'{"text": "a"',
+        b'{"text": "\xff"}',
+        b"null",
+        b'{"text": "\\ud800"}',
+    ],
 )
 async def test_broken_json_is_refused(worker: RunningWorker, content: bytes) -> None:
     response = await worker.http.post("/generate", content=content)

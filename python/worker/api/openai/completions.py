@@ -82,10 +82,7 @@ async def _prompts(service: WorkerService, body: CompletionBody) -> list[list[in
         raise bad_request("The list of prompts is empty", "prompt")
     if isinstance(prompt[0], str):
         return await service.tokenize(prompt)
-    prompts = [prompt] if isinstance(prompt[0], int) else prompt
-    for token_ids in prompts:
-        service.limits.check_token_ids(token_ids, "prompt")
-    return prompts
+    return [prompt] if isinstance(prompt[0], int) else prompt
 
 
 async def _events(
