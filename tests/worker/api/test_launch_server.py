@@ -64,17 +64,27 @@ class WorkerProcess:
         return pid
 
 
+def state_and_parent(pid: int | str) -> tuple[str, int] | None:
+    """From /proc; None when there is no such process."""
+    try:
+        _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent, *_ = rest.split()
+    return state, int(parent)
+
+
 def children_of(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return [int(each) for each in found.stdout.split()]
+    running = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
+    return [each for each in running if (found := state_and_parent(each)) and found[1] == pid]
 
 
 def wait_until_gone(pid: int) -> None:
+    """Gone, or a zombie that the machine's first process has yet to reap."""
     deadline = time.monotonic() + LONG_SECONDS
     while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+        found = state_and_parent(pid)
+        if found is None or found[0] == "Z":
             return
         time.sleep(0.02)
     raise AssertionError(f"process {pid} still runs")
