@@ -74,13 +74,13 @@ async def worker_tokens_per_second(url: str, prompts: list[str], new_tokens: int
         return sum(made) / (time.perf_counter() - started)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-path", default="smollm2-135m")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--runs", type=int, default=5)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     peer = HuggingFace(args.model_path, getattr(torch, args.dtype))
     flags = ("--model-path", args.model_path, "--dtype", args.dtype)
     hf, one, eight = [], [], []

@@ -55,11 +55,11 @@ async def cached_share(url: str, seed: int) -> float:
     return 100 * cached_tokens / prompt_tokens
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-path", default="smollm2-135m")
     parser.add_argument("--runs", type=int, default=3)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     fleet = ("--model-path", args.model_path, "--dp-size", "2", "--enable-cache-report")
     ready: list[float] = []
     shares: dict[str, list[float]] = {"cache_aware": [], "round_robin": []}

@@ -6,9 +6,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from ..gguf_file import GGUFError, GGUFFile
 from ..layers.rope_config import RopeConfig
 from .config import ModelConfig, ModelConfigError, check_sizes
-from .gguf_file import GGUFError, GGUFFile
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",

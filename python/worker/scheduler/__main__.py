@@ -4,7 +4,7 @@ import os
 
 # Torch's threads spin at every barrier. Where another process wants the core, that multiplies the
 # time of a step; sleeping after a short spin costs little. Read when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 from .process import main
 

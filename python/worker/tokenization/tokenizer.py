@@ -9,8 +9,8 @@ from typing import Any
 
 import tokenizers
 
+from ..gguf_file import GGUFFile
 from .chat_template import ChatTemplate
-from .gguf_metadata import read_gguf_metadata
 from .gguf_tokenizer import UnsupportedTokenizerError, tokenizer_from_gguf
 from .token_bytes import TokenBytes
 
@@ -70,7 +70,7 @@ def load_tokenizer(path: Path, chat_template: str | None = None) -> Tokenizer:
 
 
 def _load_gguf(path: Path) -> _Parts:
-    metadata = read_gguf_metadata(path)
+    metadata = GGUFFile(path).metadata
     tokens = metadata.get("tokenizer.ggml.tokens", [])
     special_tokens = {}
     for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("pad_token", "padding")):

@@ -1,4 +1,4 @@
-"""Every family gives Hugging Face's logits through the paged cache, however it is cut into steps."""
+"""Every family gives Hugging Face's logits through the paged cache, in steps of any cut."""
 
 import pytest
 import torch

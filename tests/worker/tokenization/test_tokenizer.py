@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import gguf
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from worker.tokenization.gguf_metadata import GGUFError, read_gguf_metadata
 from worker.tokenization.gguf_tokenizer import UnsupportedTokenizerError, tokenizer_from_gguf
 from worker.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
@@ -111,78 +109,6 @@ def test_decoder_of_another_family_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     with pytest.raises(TokenizerError, match=r"decoder \(WordPiece\) is not supported"):
         load_tokenizer(folder)
-
-
-@pytest.fixture
-def small_gguf(tmp_path: Path) -> Path:
-    """Every type of value that the format knows."""
-    file = tmp_path / "small.gguf"
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_uint8("u8", 255)
-    writer.add_int8("i8", -1)
-    writer.add_uint16("u16", 65535)
-    writer.add_int16("i16", -2)
-    writer.add_uint32("u32", 2**32 - 1)
-    writer.add_int32("i32", -3)
-    writer.add_uint64("u64", 2**64 - 1)
-    writer.add_int64("i64", -4)
-    writer.add_float32("f32", 0.5)
-    writer.add_float64("f64", 0.1)
-    writer.add_bool("yes", True)
-    writer.add_string("text", "é😀")
-    writer.add_array("numbers", [1, -2, 3])
-    writer.add_array("texts", ["a", "", "日本"])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
-
-
-def test_metadata_is_what_was_written(small_gguf: Path) -> None:
-    assert read_gguf_metadata(small_gguf) == {
-        "general.architecture": "llama",
-        "u8": 255,
-        "i8": -1,
-        "u16": 65535,
-        "i16": -2,
-        "u32": 2**32 - 1,
-        "i32": -3,
-        "u64": 2**64 - 1,
-        "i64": -4,
-        "f32": 0.5,
-        "f64": 0.1,
-        "yes": True,
-        "text": "é😀",
-        "numbers": [1, -2, 3],
-        "texts": ["a", "", "日本"],
-    }
-
-
-def test_file_cut_short_anywhere_is_a_clear_error(small_gguf: Path) -> None:
-    content = small_gguf.read_bytes()
-    whole = len(content.rstrip(b"\0"))
-    for length in range(whole - 40):
-        small_gguf.write_bytes(content[:length])
-        with pytest.raises(GGUFError, match=r"not a GGUF file|damaged or cut short"):
-            read_gguf_metadata(small_gguf)
-
-
-def test_file_of_another_kind_or_version_is_a_clear_error(small_gguf: Path) -> None:
-    small_gguf.write_bytes(b"PK\x03\x04")
-    with pytest.raises(GGUFError, match="is not a GGUF file"):
-        read_gguf_metadata(small_gguf)
-    small_gguf.write_bytes(b"GGUF\x01\x00\x00\x00")
-    with pytest.raises(GGUFError, match="version 1 is not supported"):
-        read_gguf_metadata(small_gguf)
-
-
-def test_metadata_of_the_real_file_is_what_the_gguf_package_reads(smollm2_file: Path) -> None:
-    fields = gguf.GGUFReader(smollm2_file).fields
-    expected = {
-        name: field.contents() for name, field in fields.items() if not name.startswith("GGUF.")
-    }
-    assert read_gguf_metadata(smollm2_file) == expected
 
 
 def test_real_gguf_gives_the_ids_of_transformers(smollm2: Tokenizer, smollm2_file: Path) -> None:

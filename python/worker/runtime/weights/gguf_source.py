@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from ...gguf_file import GGUFError, GGUFFile, GGUFTensor
 from ...models.config import ModelConfig
 from ...models.decoder import WeightLoadError
-from ...models.gguf_file import GGUFError, GGUFFile, GGUFTensor
 from .dequantize import UnknownQuantizationError, dequantize, stored_bytes
 
 _TOP = {

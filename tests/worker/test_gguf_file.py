@@ -6,8 +6,10 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import pytest
 
-from worker.models.gguf_file import GGUFFile
+from worker.embedded_models import resolve_model_path
+from worker.gguf_file import GGUFError, GGUFFile
 
 
 def test_every_kind_of_metadata_and_the_place_of_every_tensor(tmp_path: Path) -> None:
@@ -59,3 +61,40 @@ def test_every_kind_of_metadata_and_the_place_of_every_tensor(tmp_path: Path) ->
     for tensor in gguf.GGUFReader(path).tensors:
         assert file.tensors[tensor.name].offset == tensor.data_offset
         assert file.tensors[tensor.name].ggml_type == tensor.tensor_type
+
+
+def test_a_file_cut_short_anywhere_in_its_header_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_uint32("number", 7)
+    writer.add_string("text", "abc")
+    writer.add_array("texts", ["a", "", "日本"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    content = path.read_bytes()
+    header_end = content.index("日本".encode()) + len("日本".encode())
+    for length in range(header_end):
+        path.write_bytes(content[:length])
+        with pytest.raises(GGUFError, match=r"GGUF"):
+            GGUFFile(path)
+
+
+def test_files_of_another_kind_or_version_are_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"PK\x03\x04" + bytes(20))
+    with pytest.raises(GGUFError, match="not a GGUF file"):
+        GGUFFile(path)
+    path.write_bytes(b"GGUF\x01\x00\x00\x00" + bytes(20))
+    with pytest.raises(GGUFError, match="version 1 is not supported"):
+        GGUFFile(path)
+
+
+def test_metadata_of_the_real_file_is_what_the_gguf_package_reads() -> None:
+    path = resolve_model_path("smollm2-135m")
+    fields = gguf.GGUFReader(path).fields
+    expected = {
+        name: field.contents() for name, field in fields.items() if not name.startswith("GGUF.")
+    }
+    assert GGUFFile(path).metadata == expected
