@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .packed_weight import can_pack, pack, packed_linear
 from .slots import Slots, empty_weight
 
 
@@ -31,13 +32,23 @@ class LMHead(nn.Module):
         super().__init__()
         self.tied = tied
         self.weight = embedding.weight if tied else empty_weight(*embedding.weight.shape)
+        self._packed: torch.Tensor | None = None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: [rows, hidden], normalized.
 
         Returns [rows, vocab] float32, computed in the model's dtype.
         """
+        if self._packed is not None:
+            return packed_linear(hidden, self._packed).float()
         return F.linear(hidden, self.weight).float()
+
+    def pack(self) -> None:
+        """Bring the loaded weight into the fastest layout; a tied one stays, for the embedding."""
+        if can_pack(self.weight):
+            self._packed = pack(self.weight)
+            if not self.tied:
+                self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
     def slots(self, name: str) -> Slots:
         if not self.tied:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .packed_weight import can_pack, pack, packed_linear
 from .slots import Slots, empty_weight
 
 
@@ -18,9 +19,18 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = empty_weight(outputs, inputs)
         self.bias = empty_weight(outputs) if bias else None
+        self._packed: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._packed is not None:
+            return packed_linear(x, self._packed, self.bias)
         return F.linear(x, self.weight, self.bias)
+
+    def pack(self) -> None:
+        """Bring the loaded weight into the fastest layout, in the place of the plain one."""
+        if can_pack(self.weight):
+            self._packed = pack(self.weight)
+            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
 
     def slots(self, name: str) -> Slots:
         """Where the checkpoint's tensors go: `name`.weight and, with a bias, `name`.bias."""

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from ..attention.base import AttentionSpec
+from ..layers.embedding import LMHead
+from ..layers.linear import Linear
 from .config import ModelConfig
 
 
@@ -56,6 +58,15 @@ class Decoder(nn.Module, ABC):
     def weights_bytes(self) -> int:
         """Memory that the weights take, in bytes."""
         return sum(weight.nbytes for weight in self.parameters())
+
+    def pack_weights(self) -> None:
+        """Bring the loaded weights into the layout that the device computes with fastest.
+
+        After it, the weights cannot be read or loaded again.
+        """
+        for module in self.modules():
+            if isinstance(module, Linear | LMHead):
+                module.pack()
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -55,10 +55,12 @@ class ModelRunner:
             seed=seed,
             progress=lambda fraction: progress("loading weights", fraction),
         )
+        self.weights_bytes = self.model.weights_bytes()
+        self.model.pack_weights()
         progress("allocating the KV cache", 0.0)
         self.total_tokens = pool_tokens(
             free_bytes=free_bytes,
-            weights_bytes=self.model.weights_bytes(),
+            weights_bytes=self.weights_bytes,
             bytes_per_token=self._bytes_per_token(),
             mem_fraction_static=mem_fraction_static,
             max_total_tokens=max_total_tokens,

@@ -65,7 +65,7 @@ def build_scheduler(
         eos_token_ids=runner.config.eos_token_ids,
         dtype=str(runner.dtype).removeprefix("torch."),
         device=str(runner.device),
-        weights_bytes=runner.model.weights_bytes(),
+        weights_bytes=runner.weights_bytes,
         kv_cache_bytes=runner.pool.nbytes,
     )
     return Scheduler(cache, _forward(runner, cache), options), ready
