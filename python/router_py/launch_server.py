@@ -110,10 +110,11 @@ class _Launch:
         except OSError as error:
             raise FleetError(str(error)) from error
         self._display.close()
-        seconds = time.monotonic() - self._began
-        print(greeting(self._options, self._router.url, seconds), flush=True)
         if self._report:
             self._report.ready(self._router.url, {})
+        else:
+            seconds = time.monotonic() - self._began
+            print(greeting(self._options, self._router.url, seconds), flush=True)
         await self._fleet.keep()
 
 

@@ -1,0 +1,5 @@
+"""`python -m radixfleet`: the `radixfleet` command."""
+
+from .cli import main
+
+main()
