@@ -36,16 +36,16 @@ test: $(STAMPS)/dev ## everything that is tested, Rust and Python
 	$(BIN)/python -m pytest -q $(ARGS)
 
 check: $(STAMPS)/dev ## formatters and linters, nothing is changed
-	$(BIN)/ruff format --check python tests
-	$(BIN)/ruff check python tests
+	$(BIN)/ruff format --check benchmarks python tests
+	$(BIN)/ruff check benchmarks python tests
 	$(BIN)/pyright
 	cargo fmt --all --check
 	cargo clippy --locked $(CLIPPY) -- -D warnings
 	cargo clippy --locked -p radixfleet-router --lib --features python -- -D warnings
 
 format: $(STAMPS)/dev ## format Python and Rust, mend what the linters can
-	$(BIN)/ruff check --fix --exit-zero python tests
-	$(BIN)/ruff format python tests
+	$(BIN)/ruff check --fix --exit-zero benchmarks python tests
+	$(BIN)/ruff format benchmarks python tests
 	cargo fmt --all
 
 build: $(STAMPS)/build ## the environment, the Rust extension and the commands

@@ -48,7 +48,7 @@ class ChatClient:
     async def chat(
         self, messages: list[Message], on_text: Callable[[str], None] | None = None
     ) -> Answer:
-        """`on_text` gets each piece of text as it comes. Raises ChatFailedError, httpx.HTTPError."""
+        """`on_text` gets each piece of text at once. Raises ChatFailedError, httpx.HTTPError."""
         body = {
             "model": self._model,
             "messages": messages,

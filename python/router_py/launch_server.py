@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+import httpx
+
 from worker.api.http_address import bind
 from worker.api.scheduler_process import StartError
 from worker.api.start_report import STATUS_FD, PipeReport
@@ -109,6 +111,7 @@ class _Launch:
             self._router.start()
         except OSError as error:
             raise FleetError(str(error)) from error
+        await _until_healthy(self._router.url)
         self._display.close()
         if self._report:
             self._report.ready(self._router.url, {})
@@ -116,6 +119,13 @@ class _Launch:
             seconds = time.monotonic() - self._began
             print(greeting(self._options, self._router.url, seconds), flush=True)
         await self._fleet.keep()
+
+
+async def _until_healthy(url: str) -> None:
+    """Returns when the router has heard from a worker: what we say is ready answers."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        while (await client.get(f"{url}/health")).status_code != httpx.codes.OK:
+            await asyncio.sleep(0.01)
 
 
 def worker_command(server: ServerArgs, index: int, port: int, workers: int) -> WorkerCommand:
