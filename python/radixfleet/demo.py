@@ -60,15 +60,13 @@ async def _converse(client: ChatClient, console: Console) -> list[Row]:
         )
         console.print("\n")
         messages.append({"role": "assistant", "content": answer.text})
-        rows.append((f"conversation, turn {turn}", answer))
+        rows.append((f"turn {turn}", answer))
     return rows
 
 
 async def _share_a_prompt(client: ChatClient, console: Console) -> list[Row]:
     """One request fills a worker's cache; the others, sent all at once, find their prefix there."""
-    console.rule(
-        "Four requests that share a long system prompt: the first alone, then three at once"
-    )
+    console.rule("Four requests with one long system prompt: one alone, then three at once")
 
     def ask(question: str) -> asyncio.Task[Answer]:
         messages: list[Message] = [{"role": "system", "content": LIBRARY_PROMPT}]
@@ -88,12 +86,13 @@ async def _share_a_prompt(client: ChatClient, console: Console) -> list[Row]:
 
 def _table(rows: list[Row]) -> Table:
     table = Table(title="Who served what, and what was cached already")
-    table.add_column("request")
-    table.add_column("worker")
-    for heading in ("prompt tokens", "cached tokens", "first token after, ms"):
+    table.add_column("request", no_wrap=True)
+    table.add_column("worker", no_wrap=True)
+    for heading in ("prompt tokens", "cached tokens", "first token, ms"):
         table.add_column(heading, justify="right")
     for name, answer in rows:
+        worker = answer.worker.removeprefix("http://")
         cached = f"{answer.cached_tokens} ({answer.cached_tokens / answer.prompt_tokens:.0%})"
         first_token = f"{answer.first_token_seconds * 1000:,.0f}"
-        table.add_row(name, answer.worker, str(answer.prompt_tokens), cached, first_token)
+        table.add_row(name, worker, str(answer.prompt_tokens), cached, first_token)
     return table

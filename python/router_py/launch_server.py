@@ -51,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             launch = _Launch(options, display, report, began)
             asyncio.run(launch.until_stopped())
     except (FleetError, ModelNotFoundError, StartError) as error:
-        if report:
-            report.failed(str(error))
-        sys.exit(f"error: {error}")
+        if report is None:
+            sys.exit(f"error: {error}")
+        report.failed(str(error))
+        sys.exit(1)
     except KeyboardInterrupt:
         pass  # before the workers were started
 
