@@ -1,0 +1,81 @@
+"""The command line of `launch_server`: what it offers, and what it refuses before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from router_py import _core
+from worker.config import ServerArgs
+
+MODULES = {
+    "launch_server": "router_py.launch_server",
+    "launch_router": "router_py.launch_router",
+    "worker": "worker.launch_server",
+}
+
+
+def run(command: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    module = [sys.executable, "-P", "-m", MODULES[command]]
+    return subprocess.run([*module, *flags], capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_every_option_of_the_worker_and_of_the_router():
+    shown = run("launch_server", "--help").stdout
+    for option in dataclasses.fields(ServerArgs):
+        assert f"--{option.name.replace('_', '-')}" in shown, option.name
+    for option in _core.options():
+        if option["name"] not in ("host", "port", "worker-urls", "help", "version"):
+            assert f"--router-{option['name']}" in shown
+    for group in ("Model and tokenizer", "Memory and scheduling", "HTTP server"):
+        assert group in shown
+
+
+@pytest.mark.parametrize("command", ["launch_server", "worker"])
+def test_tensor_parallelism_is_refused_in_one_line(command):
+    result = run(command, "--tp-size", "2")
+    assert result.returncode == 2
+    assert "--tp-size 2" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["launch_server", "worker"])
+def test_a_model_that_does_not_exist_is_named_in_one_line(command):
+    result = run(command, "--model-path", "/no/such/model", "--port", "0")
+    assert result.returncode == 1
+    assert "/no/such/model" in result.stderr
+    assert "smollm2-135m" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_a_port_that_is_taken_is_named_in_one_line(command):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run(command, "--port", str(port))
+    assert result.returncode == 1
+    assert str(port) in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "wrong"),
+    [
+        (["--dp-size", "0"], "0"),
+        (["--port", "99999"], "99999"),
+        (["--router-policy", "best"], "best"),
+        (["--mem-fraction-static", "2"], "2"),
+        (["--no-such-flag"], "--no-such-flag"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(flags, wrong):
+    result = run("launch_server", *flags)
+    assert result.returncode == 2
+    assert wrong in result.stderr
+    assert result.stderr.count("\n") == 1
