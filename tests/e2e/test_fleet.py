@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,8 +48,6 @@ class RunningFleet:
     """A `launch_server` and clients for it."""
 
     def __init__(self, log: Path) -> None:
-        import socket
-
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -186,8 +186,10 @@ def test_a_killed_worker_costs_no_error_and_comes_back(fleet):
     wait_until(lambda: "is ready again" in fleet.log.read_text())
 
     def victim_serves() -> bool:
-        fresh = {"role": "user", "content": f"Something new: {time.monotonic()}"}
-        return fleet.chat([fresh], max_tokens=1)[0] == victim
+        # A text that nobody has cached goes to the worker with the smallest tree: both in time.
+        body = {"text": secrets.token_hex(400), "sampling_params": {"max_new_tokens": 1}}
+        answer = httpx.post(f"{fleet.url}/generate", json=body, timeout=60)
+        return answer.headers["x-radixfleet-worker"] == victim
 
     wait_until(victim_serves)
 
