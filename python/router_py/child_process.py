@@ -47,8 +47,7 @@ class ChildProcess:
         self._last_line: str | None = None
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._readers: list[asyncio.Task[None]] = []
-        self.exited: asyncio.Task[int] = asyncio.create_task(self._wait_for_exit())
-        """Its exit code, or minus a signal's number. Nothing of its session is left then."""
+        self._exit: asyncio.Task[int] = asyncio.create_task(self._watch())
 
     @classmethod
     async def spawn(
@@ -86,22 +85,26 @@ class ChildProcess:
 
     async def ready(self) -> dict[str, Any]:
         """What the child said when it was ready. Raises StartFailedError if it ends before."""
-        await asyncio.wait({self._ready, self.exited}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({self._ready, self._exit}, return_when=asyncio.FIRST_COMPLETED)
         if self._ready.done():
             return self._ready.result()
         raise StartFailedError(
-            self._failure or self._last_line or f"it {describe_exit(self.exited.result())}"
+            self._failure or self._last_line or f"it {describe_exit(self._exit.result())}"
         )
+
+    async def exited(self) -> int:
+        """Its exit code, or minus a signal's number. Nothing of its session is left then."""
+        return await asyncio.shield(self._exit)
 
     async def stop(self, grace_seconds: float) -> None:
         """SIGTERM, then, after `grace_seconds`, SIGKILL to all of its session."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
-        await asyncio.wait({self.exited}, timeout=grace_seconds)
+        await asyncio.wait({self._exit}, timeout=grace_seconds)
         self._kill_session()
-        await asyncio.wait({self.exited})
+        await asyncio.wait({self._exit})
 
-    async def _wait_for_exit(self) -> int:
+    async def _watch(self) -> int:
         code = await self._process.wait()
         # Its own children may live on, and hold the pipes open.
         self._kill_session()

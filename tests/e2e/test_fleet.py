@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -198,5 +199,6 @@ def test_the_demonstration_runs_to_its_end():
     command = [sys.executable, "-P", "-m", "radixfleet", "demo"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
-    assert "cached tokens" in result.stdout
-    assert "shared" in result.stdout
+    rows = [line for line in result.stdout.splitlines() if "127.0.0.1:" in line and "%" in line]
+    assert len(rows) == 6, "two turns of a conversation, four requests that share a prompt"
+    assert sum("shared prompt" in row for row in rows) == 4
