@@ -79,8 +79,7 @@ class Fleet:
         """Returns when the worker has died too often in a row without being ready."""
         deaths = 0
         while True:
-            # Who cancels us still wants to see the worker's end.
-            code = await asyncio.shield(self._children[worker.name].exited)
+            code = await self._children[worker.name].exited()
             deaths += 1
             if deaths > DEATHS_BEFORE_GIVING_UP:
                 self._display.note(f"{worker.name} is given up: {deaths} deaths in a row")
