@@ -22,7 +22,7 @@ def greeting(options: ServerOptions, url: str, seconds: float) -> str:
         "import os\n\nfrom openai import OpenAI" if server.api_key else "from openai import OpenAI"
     )
     messages = [{"role": "user", "content": QUESTION}]
-    body = json.dumps({"model": model, "messages": messages})
+    body = json.dumps({"model": model, "temperature": 0, "messages": messages})
     return f"""
 radixfleet is ready at {url} after {seconds:.1f} s: {model} on {workers}. Ctrl-C stops it.
 
@@ -38,6 +38,7 @@ With Python:
 client = OpenAI(base_url="{url}/v1", api_key={key})
 answer = client.chat.completions.create(
     model={json.dumps(model)},
+    temperature=0,
     messages={json.dumps(messages)},
 )
 print(answer.choices[0].message.content)
