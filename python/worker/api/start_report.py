@@ -1,7 +1,4 @@
-"""How the start goes:
-
-JSON lines to a launcher, a progress bar on a terminal, or lines in the log.
-"""
+"""How the start goes: JSON lines to a launcher, a bar on a terminal, or lines in the log."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,20 +15,20 @@ logger = logging.getLogger(__name__)
 STATUS_FD = "RADIXFLEET_STATUS_FD"
 
 
-class StartReport:
+class StartReport(ABC):
     """`fraction` lies between 0 and 1 within its stage. To be used in a `with` block."""
 
+    @abstractmethod
     def progress(self, stage: str, fraction: float) -> None:
         """The start goes on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ready(self, url: str, details: dict[str, Any]) -> None:
         """HTTP listens and the engine takes requests."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, error: str) -> None:
         """There will be no start; `error` is one line."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Leave the terminal as it was."""

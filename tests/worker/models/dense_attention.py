@@ -16,7 +16,7 @@ class DenseAttention(AttentionBackend):
         self._cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def plan(self, batch: ForwardBatch) -> None:
-        raise NotImplementedError("one sequence, without a page table")
+        raise AssertionError("this backend is for one sequence, without a page table")
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
