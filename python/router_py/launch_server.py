@@ -112,6 +112,10 @@ class _Launch:
             self._router.start()
         except OSError as error:
             raise FleetError(str(error)) from error
+        # Workers may die, and be restarted, before the router has heard from one.
+        await asyncio.gather(self._fleet.keep(), self._announce())
+
+    async def _announce(self) -> None:
         await _until_healthy(self._router.url)
         self._display.close()
         if self._report:
@@ -119,7 +123,6 @@ class _Launch:
         else:
             seconds = time.monotonic() - self._began
             print(greeting(self._options, self._router.url, seconds), flush=True)
-        await self._fleet.keep()
 
 
 async def _until_healthy(url: str) -> None:
