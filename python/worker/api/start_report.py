@@ -30,7 +30,7 @@ class StartReport(ABC):
     def failed(self, error: str) -> None:
         """There will be no start; `error` is one line."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing to leave
         """Leave the terminal as it was."""
 
     def __enter__(self) -> Self:
