@@ -140,19 +140,6 @@ def test_a_shared_system_prompt_is_computed_once(fleet):
         assert usage.prompt_tokens_details.cached_tokens > 0.9 * usage.prompt_tokens
 
 
-def test_bad_requests_are_the_clients_fault_and_harm_nobody(fleet):
-    with pytest.raises(openai.BadRequestError, match="temperature"):
-        fleet.chat([QUESTION], temperature=-1)
-    with pytest.raises(openai.BadRequestError) as error:
-        fleet.chat([{"role": "user", "content": "word " * 9000}])
-    assert error.value.code == "context_length_exceeded"
-    broken = httpx.post(f"{fleet.url}/v1/chat/completions", content=b'{"messages": [')
-    assert broken.status_code == 400
-    assert broken.json()["error"]["type"] == "invalid_request_error"
-    assert httpx.get(f"{fleet.url}/health").status_code == 200
-    assert len(fleet.workers()) == 2
-
-
 def test_clients_that_go_away_stop_costing(fleet):
     body = {"text": "Count: 1, 2,", "stream": True}
     body["sampling_params"] = {"max_new_tokens": 4000, "ignore_eos": True}
@@ -192,6 +179,19 @@ def test_a_killed_worker_costs_no_error_and_comes_back(fleet):
         return answer.headers["x-radixfleet-worker"] == victim
 
     wait_until(victim_serves)
+
+
+def test_bad_requests_are_the_clients_fault_and_harm_nobody(fleet):
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        fleet.chat([QUESTION], temperature=-1)
+    with pytest.raises(openai.BadRequestError) as error:
+        fleet.chat([{"role": "user", "content": "word " * 9000}])
+    assert error.value.code == "context_length_exceeded"
+    broken = httpx.post(f"{fleet.url}/v1/chat/completions", content=b'{"messages": [')
+    assert broken.status_code == 400
+    assert broken.json()["error"]["type"] == "invalid_request_error"
+    assert httpx.get(f"{fleet.url}/health").status_code == 200
+    assert len(fleet.workers()) == 2
 
 
 def test_the_demonstration_runs_to_its_end():
