@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "worker.embedded_models": set(),
     "worker.gguf_file": set(),
     "worker.config": set(),
+    "worker.cores": set(),
     "worker.kernels": set(),
     "worker.attention": {"worker.kernels"},
     "worker.layers": {"worker.attention", "worker.kernels"},
@@ -27,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "worker.attention",
         "worker.sampling",
         "worker.gguf_file",
+        "worker.cores",
     },
     "worker.scheduler": {
         "worker.messages",

@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from router_py.cores import usable_cores
+from worker.cores import usable_cores
 from worker.embedded_models import EMBEDDED_MODELS, cache_folder
 
 PACKAGES = ("radixfleet", "torch", "transformers", "tokenizers", "fastapi", "uvicorn", "pyzmq")

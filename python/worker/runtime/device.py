@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from ..cores import usable_cores
+
 
 class DeviceError(RuntimeError):
     """The wished device cannot be used; the message is one line for the user."""
@@ -36,13 +38,6 @@ def set_threads(num_threads: int | None) -> int:
         num_threads = usable_cores()
     torch.set_num_threads(num_threads)
     return num_threads
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def free_memory(device: torch.device) -> int:
