@@ -12,6 +12,8 @@ from .router import Router
 def main(argv: list[str] | None = None) -> None:
     """Serve until Ctrl-C or SIGTERM. Exits with 1 and one line on stderr if it cannot listen."""
     router = Router.from_args(sys.argv[1:] if argv is None else argv, "launch_router")
+    # SIGINT too: whoever starts us in the background of a script may have had it ignored.
+    signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         router.start()
