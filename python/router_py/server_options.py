@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from worker import __version__
-from worker.config import ServerArgs
+from worker.config import ServerArgs, positive_int
 
 from . import _core
 from .router import Router
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument_group("Fleet").add_argument(
         "--dp-size",
         "--dp",
-        type=_worker_count,
+        type=positive_int,
         default=1,
         metavar="COUNT",
         help="Workers behind the router, each with the whole model; they share the cores. "
@@ -107,13 +107,6 @@ def _add_router_options(parser: argparse.ArgumentParser) -> None:
             metavar=None if option["choices"] else option["value_name"],
             help=f"{option['help']}. Default: {option['default']}.".replace("%", "%%"),
         )
-
-
-def _worker_count(text: str) -> int:
-    count = int(text)
-    if count <= 0:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text}")
-    return count
 
 
 def _count(text: str) -> int:

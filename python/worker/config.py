@@ -17,7 +17,8 @@ def _option(
     return field(default=default, metadata=metadata)
 
 
-def _positive_int(text: str) -> int:
+def positive_int(text: str) -> int:
+    """For argparse: an integer from 1 on."""
     value = int(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text}")
@@ -96,7 +97,7 @@ class ServerArgs:
         MODEL,
         None,
         "The longest request, prompt and answer together, in tokens.",
-        parse=_positive_int,
+        parse=positive_int,
         shown_default="the model's own",
     )
     device: str = _option(
@@ -135,18 +136,18 @@ class ServerArgs:
         MEMORY,
         None,
         "Size of the KV cache in tokens.",
-        parse=_positive_int,
+        parse=positive_int,
         shown_default="from free memory",
     )
     max_running_requests: int | None = _option(
         MEMORY,
         None,
         "How many requests may run at the same time.",
-        parse=_positive_int,
+        parse=positive_int,
         shown_default="256 on CPU, 4096 on GPU",
     )
     max_prefill_tokens: int = _option(
-        MEMORY, 16384, "Token budget of one prefill batch.", parse=_positive_int
+        MEMORY, 16384, "Token budget of one prefill batch.", parse=positive_int
     )
     chunked_prefill_size: int | None = _option(
         MEMORY,
@@ -170,13 +171,13 @@ class ServerArgs:
         "Above 1, admit fewer requests at once and retract fewer; below 1, the reverse.",
         parse=float,
     )
-    page_size: int = _option(MEMORY, 1, "Tokens in a page of the KV cache.", parse=_positive_int)
+    page_size: int = _option(MEMORY, 1, "Tokens in a page of the KV cache.", parse=positive_int)
     disable_radix_cache: bool = _option(
         MEMORY, False, "Do not reuse the KV cache of shared prefixes."
     )
 
     tp_size: int = _option(
-        RUNTIME, 1, "Tensor-parallel size; only 1 in this version.", parse=_positive_int
+        RUNTIME, 1, "Tensor-parallel size; only 1 in this version.", parse=positive_int
     )
     attention_backend: str | None = _option(
         RUNTIME, None, "Attention kernels.", choices=("torch_native",), shown_default="torch_native"
@@ -185,11 +186,11 @@ class ServerArgs:
         RUNTIME,
         None,
         "CPU threads of the model's computation.",
-        parse=_positive_int,
+        parse=positive_int,
         shown_default="all cores that the process may use",
     )
     stream_interval: int = _option(
-        RUNTIME, 1, "Stream after every so many tokens.", parse=_positive_int
+        RUNTIME, 1, "Stream after every so many tokens.", parse=positive_int
     )
 
     log_level: str = _option(
@@ -206,7 +207,7 @@ class ServerArgs:
         LOGGING, False, "Log prompts and answers. They can hold private data."
     )
     decode_log_interval: int = _option(
-        LOGGING, 40, "Log throughput after every so many decode steps.", parse=_positive_int
+        LOGGING, 40, "Log throughput after every so many decode steps.", parse=positive_int
     )
 
     def url(self) -> str:

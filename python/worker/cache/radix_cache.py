@@ -13,6 +13,14 @@ from .slot_allocator import SlotAllocator
 _NOTHING = np.empty(0, dtype=np.int32)
 
 
+def common_prefix_length(a: np.ndarray, b: np.ndarray) -> int:
+    """How many leading tokens `a` and `b`, both int32, have in common."""
+    length = min(len(a), len(b))
+    different = a[:length] != b[:length]
+    first = int(different.argmax()) if length else 0
+    return first if length and different[first] else length
+
+
 @dataclass(eq=False)
 class Node:
     """An edge of the tree and the node at its end; token `key[i]` has its KV in slot `slots[i]`.
@@ -130,10 +138,7 @@ class RadixCache:
 
     def _common(self, key: np.ndarray, tokens: np.ndarray) -> int:
         """Length of the common prefix, in whole pages."""
-        length = min(len(key), len(tokens))
-        different = key[:length] != tokens[:length]
-        first = int(different.argmax()) if length else 0
-        common = first if length and different[first] else length
+        common = common_prefix_length(key, tokens)
         return common - common % self.page_size
 
     def _split(self, node: Node, at: int) -> Node:

@@ -84,9 +84,7 @@ class ModelRunner:
     @torch.inference_mode()
     def logits(self, batch: ForwardBatch, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [rows, vocab] float32 of the batch's tokens `rows` [rows] int64, or of all."""
-        self._backend.plan(batch)
-        with forward_context(self._backend):
-            hidden = self.model(batch.input_ids, batch.positions)
+        hidden = self._hidden(batch)
         if rows is not None:
             hidden = hidden.index_select(0, rows)
         return self.model.compute_logits(hidden)
@@ -96,13 +94,13 @@ class ModelRunner:
         self, batch: ForwardBatch, rows: torch.Tensor | None, sampling: SamplingBatch | None
     ) -> list[int]:
         """Compute a step and sample: one token for each of `rows`."""
-        if rows is not None and not len(rows):
-            self._compute_only(batch)
+        if rows is not None and not len(rows):  # nothing but unfinished prompt chunks
+            self._hidden(batch)
             return []
         return sample(self.logits(batch, rows), sampling).tolist()
 
-    def _compute_only(self, batch: ForwardBatch) -> None:
-        """A step of nothing but unfinished prompt chunks: keys and values, no logits."""
+    def _hidden(self, batch: ForwardBatch) -> torch.Tensor:
+        """Write the batch's keys and values; returns [tokens, hidden] after the final norm."""
         self._backend.plan(batch)
         with forward_context(self._backend):
-            self.model(batch.input_ids, batch.positions)
+            return self.model(batch.input_ids, batch.positions)

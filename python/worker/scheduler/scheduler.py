@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
 from ..cache.kv_cache import KVCache
+from ..cache.radix_cache import common_prefix_length
 from ..messages import FinishReason, GenerateRequest, SchedulerState, TokenChunk
 from .admission import RESERVE_LIMIT, NewTokenEstimate
 from .policy import POLICIES
@@ -221,7 +221,7 @@ class Scheduler:
         """Whether a prompt that is being computed will give `request` much more than the cache."""
         if self.cache.disabled or not planned:
             return False
-        shared = max(_common_prefix_length(request.text, c.request.text[: c.end]) for c in planned)
+        shared = max(common_prefix_length(request.text, c.request.text[: c.end]) for c in planned)
         if shared < WAIT_FOR_SHARED_TOKENS:
             return False
         return shared - self.cache.match_length(request.text) >= WAIT_FOR_SHARED_TOKENS
@@ -351,12 +351,6 @@ class Scheduler:
             generated_tokens_total=self.counters.generated_tokens,
             retractions_total=self.counters.retractions,
         )
-
-
-def _common_prefix_length(a: np.ndarray, b: np.ndarray) -> int:
-    length = min(len(a), len(b))
-    different = a[:length] != b[:length]
-    return int(different.argmax()) if different.any() else length
 
 
 def _refusal(message: GenerateRequest, limit: int, known: bool) -> FinishReason:
