@@ -9,6 +9,7 @@ mod error;
 pub mod fleet;
 mod forward;
 pub mod logging;
+pub mod moment;
 pub mod policy;
 pub mod prefix;
 pub mod prompt;

@@ -1,5 +1,6 @@
 //! Who is there: one immutable snapshot of the workers, and the way in and out of it.
 
+mod placement;
 mod probe;
 mod url;
 mod worker;
@@ -10,11 +11,14 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tracing::info;
 
+pub use self::placement::Placement;
 use self::probe::ProbeSettings;
 pub use self::url::WorkerUrl;
 pub use self::worker::{Health, LoadGuard, Worker, WorkerId};
 use crate::config::RouterConfig;
-use crate::policy::{self, Policy};
+use crate::moment::Moment;
+use crate::policy::{self, Assignment, Policy, Query};
+use crate::prefix::Key;
 
 /// The workers, the policy that chooses among them, and the probes that watch them.
 pub struct Fleet {
@@ -22,7 +26,7 @@ pub struct Fleet {
     snapshot: ArcSwap<Vec<Arc<Worker>>>,
     /// Ids in use, by index; also serialises changes of the snapshot.
     ids: Mutex<Vec<bool>>,
-    policy: Box<dyn Policy>,
+    policy: Arc<dyn Policy>,
     probes: ProbeSettings,
     itself: Weak<Fleet>,
 }
@@ -33,7 +37,7 @@ impl Fleet {
         Arc::new_cyclic(|itself| Self {
             snapshot: ArcSwap::default(),
             ids: Mutex::default(),
-            policy: policy::build(config),
+            policy: policy::build(config).into(),
             probes: ProbeSettings::from(config),
             itself: itself.clone(),
         })
@@ -49,14 +53,22 @@ impl Fleet {
     }
 
     /// Chooses a worker for a request with routing key `key` and counts the request in; `None` without an available worker.
-    pub fn assign(&self, key: &[u8]) -> Option<LoadGuard> {
+    /// `affinity` is what keeps a client's requests together, where the policy asks for it.
+    pub fn assign(&self, key: &Key, affinity: Option<&[u8]>) -> Option<Placement> {
         loop {
             let workers = self.snapshot.load();
-            let chosen = self.policy.choose(key, &workers)?;
+            let query = Query { key, affinity, now: Moment::now() };
+            let choice = self.policy.choose(query, &workers)?;
             // A worker that began to drain since the snapshot was taken refuses; the next snapshot does not have it.
-            if let Some(guard) = chosen.begin() {
-                self.policy.assigned(key, chosen.id());
-                return Some(guard);
+            if let Some(guard) = choice.worker.begin() {
+                let assignment = Assignment {
+                    worker: choice.worker.id(),
+                    key_bytes: key.bytes(),
+                    held_bytes: choice.held_bytes,
+                    begun: query.now,
+                };
+                self.policy.assigned(query, &assignment);
+                return Some(Placement::new(guard, self.policy.clone(), assignment));
             }
         }
     }

@@ -31,10 +31,10 @@ async fn an_id_is_used_again_only_when_the_last_request_has_ended() {
     let fleet = fleet();
     let first = fleet.add(url(1)).unwrap();
     first.mark_healthy();
-    let guard = fleet.assign(b"a prompt").unwrap();
+    let guard = fleet.assign(&Key::new(b"a prompt"), None).unwrap();
     fleet.remove(first.url()).unwrap();
     assert!(first.begin().is_none(), "a draining worker takes nothing new");
-    assert!(fleet.assign(b"a prompt").is_none());
+    assert!(fleet.assign(&Key::new(b"a prompt"), None).is_none());
     tokio::task::yield_now().await;
     let second = fleet.add(url(2)).unwrap();
     assert_eq!((first.id(), second.id()), (0, 1));

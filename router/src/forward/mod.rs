@@ -26,7 +26,8 @@ use self::stream::{Record, is_event_stream};
 use crate::body::Body;
 use crate::config::{RouterConfig, seconds};
 use crate::error::RouterError;
-use crate::fleet::{Fleet, LoadGuard, Worker};
+use crate::fleet::{Fleet, Placement, Worker};
+use crate::prefix::Key;
 use crate::prompt;
 use crate::upstream::Connection;
 
@@ -79,20 +80,20 @@ impl Forwarder {
         let begun = Instant::now();
         let (parts, body) = request.into_parts();
         let body = read_body(body, &parts.headers, self.max_payload_bytes).await?;
-        let key = prompt::routing_key(&body);
+        let key = Key::new(&prompt::routing_key(&body));
         let outgoing = Outgoing {
             method: parts.method,
             target: headers::origin_form(&parts.uri),
             headers: headers::towards_worker(parts.headers, id),
             body: body.clone(),
         };
-        let (connection, response, guard) = self.exchange(&outgoing, &key).await?;
+        let (connection, response, placement) = self.exchange(&outgoing, &key).await?;
         let (mut parts, incoming) = response.into_parts();
         // The version belongs to the connection with the worker.
         parts.version = Version::default();
-        headers::towards_client(&mut parts.headers, guard.worker().url().text_header());
+        headers::towards_client(&mut parts.headers, placement.worker().url().text_header());
         let record = Record::new(id.clone(), outgoing.target, parts.status, begun);
-        let stream = Stream::new(is_event_stream(&parts.headers), incoming, connection, guard, record);
+        let stream = Stream::new(is_event_stream(&parts.headers), incoming, connection, placement, record);
         Ok(Response::from_parts(parts, Body::Worker(Box::new(stream))))
     }
 
@@ -100,18 +101,18 @@ impl Forwarder {
     async fn exchange(
         &self,
         outgoing: &Outgoing,
-        key: &[u8],
-    ) -> Result<(Connection, Response<Incoming>, LoadGuard), RouterError> {
+        key: &Key,
+    ) -> Result<(Connection, Response<Incoming>, Placement), RouterError> {
         let mut retries = 0;
         loop {
-            let Some(guard) = self.fleet.assign(key) else {
+            let Some(placement) = self.fleet.assign(key, None) else {
                 return Err(RouterError::NoHealthyWorker { workers: self.fleet.workers().len() });
             };
-            let worker = guard.worker();
+            let worker = placement.worker();
             let mut attempts = 0;
             while worker.is_available() {
                 let failure = match self.attempt(worker, outgoing).await {
-                    Ok((connection, response)) => return Ok((connection, response, guard)),
+                    Ok((connection, response)) => return Ok((connection, response, placement)),
                     Err(failure) => failure,
                 };
                 attempts += 1;

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use crate::body::BodyError;
 use crate::error::error_json;
-use crate::fleet::LoadGuard;
+use crate::fleet::Placement;
 use crate::upstream::Connection;
 
 /// Hands chunks through as they arrive, and reads no further than the client takes them. Owns the request's place in the worker's
@@ -21,7 +21,7 @@ use crate::upstream::Connection;
 pub struct Stream {
     incoming: Incoming,
     /// `None` once the answer has ended, well or not.
-    exchange: Option<(Connection, LoadGuard)>,
+    exchange: Option<(Connection, Placement)>,
     /// A server-sent event stream without a length: an error can still be told inside it.
     is_events: bool,
     /// The last two bytes sent, to know whether an event is complete.
@@ -56,9 +56,15 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 
 impl Stream {
     /// Takes over the answer of a worker; `is_events` says that it is a stream of server-sent events.
-    pub fn new(is_events: bool, incoming: Incoming, connection: Connection, guard: LoadGuard, record: Record) -> Self {
+    pub fn new(
+        is_events: bool,
+        incoming: Incoming,
+        connection: Connection,
+        placement: Placement,
+        record: Record,
+    ) -> Self {
         let is_events = is_events && incoming.size_hint().exact().is_none();
-        Self { incoming, exchange: Some((connection, guard)), is_events, tail: *b"\n\n", record }
+        Self { incoming, exchange: Some((connection, placement)), is_events, tail: *b"\n\n", record }
     }
 
     /// The next frame of the worker, which only the request itself moves along.
@@ -75,8 +81,8 @@ impl Stream {
 
     /// The worker's part is over: the load goes down, and a connection in order goes back to the pool.
     fn end(&mut self, complete: bool) {
-        let Some((connection, guard)) = self.exchange.take() else { return };
-        let worker = guard.worker();
+        let Some((connection, placement)) = self.exchange.take() else { return };
+        let worker = placement.worker();
         if complete {
             worker.pool.put(connection);
         }
@@ -94,10 +100,10 @@ impl Stream {
 
     /// The worker broke off in the middle of its answer.
     fn break_off(&mut self, error: hyper::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
-        if let Some((_, guard)) = &self.exchange {
+        if let Some((_, placement)) = &self.exchange {
             warn!(
                 request_id = self.record.id(),
-                worker = %guard.worker().url(),
+                worker = %placement.worker().url(),
                 %error,
                 "worker broke off in the middle of an answer"
             );
@@ -112,6 +118,11 @@ impl Stream {
     }
 
     fn count(&mut self, data: &[u8]) {
+        if self.record.status.is_success()
+            && let Some((_, placement)) = &mut self.exchange
+        {
+            placement.answered();
+        }
         self.record.bytes += data.len() as u64;
         match *data {
             [.., before, last] => self.tail = [before, last],

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Entry, Policy};
+use super::{Assignment, Choice, Entry, Policy, Query};
 use crate::config::RouterConfig;
 use crate::fleet::{Worker, WorkerId};
 use crate::prefix::PrefixIndex;
@@ -51,21 +51,26 @@ impl CacheAware {
 }
 
 impl Policy for CacheAware {
-    fn choose<'a>(&self, key: &[u8], workers: &'a [Arc<Worker>]) -> Option<&'a Arc<Worker>> {
-        if key.is_empty() || self.is_imbalanced(workers) {
-            return self.least(workers, Worker::load);
-        }
+    /// Reasons: `imbalance` (or no key), `prefix`, `smallest_tree`.
+    fn choose<'a>(&self, query: Query<'_>, workers: &'a [Arc<Worker>]) -> Option<Choice<'a>> {
+        let key = query.key;
         let matches = self.index.matches(key);
+        let choice =
+            |worker: &'a Arc<Worker>, reason| Choice { worker, reason, held_bytes: matches.bytes(worker.id()) };
+        if key.is_empty() || self.is_imbalanced(workers) {
+            return Some(choice(self.least(workers, Worker::load)?, "imbalance"));
+        }
         let longest = |worker: &Worker| (Reverse(matches.bytes(worker.id())), worker.load());
         let best = self.least(workers, longest)?;
         if matches.bytes(best.id()) as f64 > self.cache_threshold * matches.key_bytes() as f64 {
-            return Some(best);
+            return Some(choice(best, "prefix"));
         }
-        self.least(workers, |worker| (self.index.bytes(worker.id()), worker.load()))
+        let smallest = self.least(workers, |worker| (self.index.bytes(worker.id()), worker.load()))?;
+        Some(choice(smallest, "smallest_tree"))
     }
 
-    fn assigned(&self, key: &[u8], worker: WorkerId) {
-        self.index.insert(key, worker);
+    fn assigned(&self, query: Query<'_>, assignment: &Assignment) {
+        self.index.insert(query.key, assignment.worker);
     }
 
     fn forget(&self, worker: WorkerId) {

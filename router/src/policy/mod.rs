@@ -11,15 +11,54 @@ pub use self::random::Random;
 pub use self::round_robin::RoundRobin;
 use crate::config::RouterConfig;
 use crate::fleet::{Worker, WorkerId};
+use crate::moment::Moment;
+use crate::prefix::Key;
 
+/// What a policy is told about a request.
+#[derive(Clone, Copy)]
+pub struct Query<'a> {
+    pub key: &'a Key,
+    /// What keeps a client's requests together: the value of the header or the body field that `consistent_hash` hashes.
+    pub affinity: Option<&'a [u8]>,
+    pub now: Moment,
+}
+
+/// A policy's decision.
+#[derive(Clone, Copy)]
+pub struct Choice<'a> {
+    pub worker: &'a Arc<Worker>,
+    /// Why, in a word or two: one of the few that the policy's file lists. A label of metrics.
+    pub reason: &'static str,
+    /// Leading bytes of the key that the worker probably has cached; 0 where the policy does not know.
+    pub held_bytes: usize,
+}
+
+/// One request on one worker, from `Policy::assigned` to `Policy::ended`.
+#[derive(Clone, Copy, Debug)]
+pub struct Assignment {
+    pub worker: WorkerId,
+    pub key_bytes: usize,
+    pub held_bytes: usize,
+    pub begun: Moment,
+}
+
+/// Hooks are called in this order: `choose`, `assigned`, `answered` if the worker began to answer well, `ended` always.
+/// All may be called from several threads at once. None may block.
 pub trait Policy: Send + Sync {
-    /// The worker for a request with routing key `key`: one that `is_available`, or `None` if there is none.
-    fn choose<'a>(&self, key: &[u8], workers: &'a [Arc<Worker>]) -> Option<&'a Arc<Worker>>;
+    /// The worker for a request: one that `is_available`, or `None` if there is none. `workers` is the part of the fleet that
+    /// can serve the request.
+    fn choose<'a>(&self, query: Query<'_>, workers: &'a [Arc<Worker>]) -> Option<Choice<'a>>;
 
-    /// The request went to `worker` and is counted there; `forget` cannot be running for it.
-    fn assigned(&self, _key: &[u8], _worker: WorkerId) {}
+    /// The request went to a worker and is counted there; `forget` cannot be running for it.
+    fn assigned(&self, _query: Query<'_>, _assignment: &Assignment) {}
 
-    /// What was learnt about `worker` holds no more.
+    /// The first byte of a successful answer's body arrived.
+    fn answered(&self, _assignment: &Assignment, _now: Moment) {}
+
+    /// The answer ended, well or not, or never began: `answered` says whether `answered` was called.
+    fn ended(&self, _assignment: &Assignment, _answered: bool, _now: Moment) {}
+
+    /// What was learnt about `worker` holds no more: it left, or lost its cache.
     fn forget(&self, _worker: WorkerId) {}
 
     /// Called every `--eviction-interval`, off the threads that serve.

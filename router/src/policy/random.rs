@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, Policy, available};
+use super::{Choice, Entry, Policy, Query, available};
 use crate::fleet::Worker;
 
 pub(super) const ENTRY: Entry = Entry { name: "random", build: |_| Box::new(Random) };
@@ -10,7 +10,8 @@ pub(super) const ENTRY: Entry = Entry { name: "random", build: |_| Box::new(Rand
 pub struct Random;
 
 impl Policy for Random {
-    fn choose<'a>(&self, _key: &[u8], workers: &'a [Arc<Worker>]) -> Option<&'a Arc<Worker>> {
-        fastrand::choice(available(workers))
+    fn choose<'a>(&self, _query: Query<'_>, workers: &'a [Arc<Worker>]) -> Option<Choice<'a>> {
+        let worker = fastrand::choice(available(workers))?;
+        Some(Choice { worker, reason: "random", held_bytes: 0 })
     }
 }

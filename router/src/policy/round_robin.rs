@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Entry, Policy, available};
+use super::{Choice, Entry, Policy, Query, available};
 use crate::fleet::Worker;
 
 pub(super) const ENTRY: Entry = Entry { name: "round_robin", build: |_| Box::new(RoundRobin::default()) };
@@ -14,10 +14,10 @@ pub struct RoundRobin {
 }
 
 impl Policy for RoundRobin {
-    fn choose<'a>(&self, _key: &[u8], workers: &'a [Arc<Worker>]) -> Option<&'a Arc<Worker>> {
+    fn choose<'a>(&self, _query: Query<'_>, workers: &'a [Arc<Worker>]) -> Option<Choice<'a>> {
         // In turn among the available ones, so that the neighbour of a dead worker does not get the dead one's turns too.
         let available = available(workers);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(available.len())?;
-        Some(available[turn])
+        Some(Choice { worker: available[turn], reason: "turn", held_bytes: 0 })
     }
 }

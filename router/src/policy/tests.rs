@@ -22,10 +22,27 @@ fn config(policy: &str) -> RouterConfig {
 
 /// Chooses, counts in and tells the policy, as the fleet does.
 fn assign(policy: &dyn Policy, key: &[u8], workers: &[Arc<Worker>]) -> Option<LoadGuard> {
-    let worker = policy.choose(key, workers)?;
+    let key = Key::new(key);
+    let query = Query { key: &key, affinity: None, now: Moment::now() };
+    let Choice { worker, held_bytes, .. } = policy.choose(query, workers)?;
     let guard = worker.begin().unwrap();
-    policy.assigned(key, worker.id());
+    let assignment = Assignment { worker: worker.id(), key_bytes: key.bytes(), held_bytes, begun: query.now };
+    policy.assigned(query, &assignment);
     Some(guard)
+}
+
+/// Tells the policy that `worker` got a request, whoever chose it.
+fn told(policy: &dyn Policy, key: &[u8], worker: WorkerId) {
+    let key = Key::new(key);
+    let query = Query { key: &key, affinity: None, now: Moment::now() };
+    let assignment = Assignment { worker, key_bytes: key.bytes(), held_bytes: 0, begun: query.now };
+    policy.assigned(query, &assignment);
+}
+
+/// Only chooses.
+fn choose<'a>(policy: &dyn Policy, key: &[u8], workers: &'a [Arc<Worker>]) -> Option<&'a Arc<Worker>> {
+    let key = Key::new(key);
+    Some(policy.choose(Query { key: &key, affinity: None, now: Moment::now() }, workers)?.worker)
 }
 
 #[test]
@@ -33,14 +50,14 @@ fn no_policy_chooses_a_worker_that_is_not_available() {
     for name in names() {
         let policy = build(&config(name));
         let workers = workers(3);
-        assert!(policy.choose(b"key", &[]).is_none(), "{name}");
+        assert!(choose(&*policy, b"key", &[]).is_none(), "{name}");
         workers[0].mark_unhealthy("test");
         workers[2].mark_unhealthy("test");
         for key in [&b""[..], b"key"] {
-            assert!((0..20).all(|_| policy.choose(key, &workers).unwrap().id() == 1), "{name}");
+            assert!((0..20).all(|_| choose(&*policy, key, &workers).unwrap().id() == 1), "{name}");
         }
         workers[1].mark_unhealthy("test");
-        assert!(policy.choose(b"key", &workers).is_none(), "{name}");
+        assert!(choose(&*policy, b"key", &workers).is_none(), "{name}");
     }
 }
 
@@ -49,7 +66,7 @@ fn round_robin_takes_turns_among_the_available() {
     let policy = RoundRobin::default();
     let workers = workers(4);
     workers[1].mark_unhealthy("test");
-    let chosen: Vec<WorkerId> = (0..6).map(|_| policy.choose(b"", &workers).unwrap().id()).collect();
+    let chosen: Vec<WorkerId> = (0..6).map(|_| choose(&policy, b"", &workers).unwrap().id()).collect();
     assert_eq!(chosen, [0, 2, 3, 0, 2, 3]);
 }
 
@@ -59,7 +76,7 @@ fn random_is_fair() {
     let workers = workers(4);
     let mut counts = [0; 4];
     for _ in 0..4000 {
-        counts[usize::from(Random.choose(b"", &workers).unwrap().id())] += 1;
+        counts[usize::from(choose(&Random, b"", &workers).unwrap().id())] += 1;
     }
     // Seven standard deviations around 1000.
     assert!(counts.iter().all(|count| (808..=1192).contains(count)), "{counts:?}");
@@ -95,11 +112,11 @@ fn a_worker_that_was_forgotten_holds_nothing() {
     let policy = CacheAware::new(&config("cache_aware"));
     let workers = workers(2);
     let holder = assign(&policy, &[b'x'; 100], &workers).unwrap().worker().id();
-    policy.assigned(&[b'y'; 10], 1 - holder);
+    told(&policy, &[b'y'; 10], 1 - holder);
     policy.forget(holder);
     // The other one holds ten bytes; the one that was forgotten has the smallest tree.
-    assert_eq!(policy.choose(&[b'x'; 100], &workers).unwrap().id(), holder);
-    assert_eq!(policy.choose(&[b'y'; 10], &workers).unwrap().id(), 1 - holder);
+    assert_eq!(choose(&policy, &[b'x'; 100], &workers).unwrap().id(), holder);
+    assert_eq!(choose(&policy, &[b'y'; 10], &workers).unwrap().id(), 1 - holder);
 }
 
 /// What the documentation of `cache_aware` says, written down naively: every worker that it would allow.

@@ -5,6 +5,7 @@
 //! Keys are bytes: nothing here knows about UTF-8, so an edge may end inside a character.
 
 mod eviction;
+mod key;
 mod node;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use self::eviction::Held;
+pub use self::key::Key;
 use self::node::{Link, Node};
 use crate::fleet::WorkerId;
 
@@ -45,8 +47,8 @@ impl PrefixIndex {
     }
 
     /// How many leading bytes of `key` each worker holds.
-    pub fn matches(&self, key: &[u8]) -> Matches {
-        let key = self.bounded(key);
+    pub fn matches(&self, key: &Key) -> Matches {
+        let key = self.bounded(key.text());
         let mut matches = Matches { by_worker: vec![0; self.held.load().len()], key_bytes: key.len() };
         walk::measure(&self.root, key, &mut matches.by_worker);
         matches
@@ -54,8 +56,8 @@ impl PrefixIndex {
 
     /// From now on `worker` holds `key`; only the first `max_bytes` bytes of it count. Must not run at the same time as `forget`
     /// of the same worker.
-    pub fn insert(&self, key: &[u8], worker: WorkerId) {
-        let key = self.bounded(key);
+    pub fn insert(&self, key: &Key, worker: WorkerId) {
+        let key = self.bounded(key.text());
         if key.is_empty() {
             return;
         }

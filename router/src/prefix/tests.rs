@@ -104,7 +104,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Insert(key, worker) => {
-                    index.insert(&key, worker);
+                    index.insert(&Key::new(&key), worker);
                     model.insert(&key, worker);
                 }
                 Step::Forget(worker) => {
@@ -112,7 +112,7 @@ proptest! {
                     model.prefixes.remove(&worker);
                 }
                 Step::Match(key) => {
-                    let matches = index.matches(&key);
+                    let matches = index.matches(&Key::new(&key));
                     for worker in 0..6 {
                         prop_assert_eq!(matches.bytes(worker), model.matched(&key, worker));
                     }
@@ -133,16 +133,16 @@ proptest! {
         let index = PrefixIndex::new(max_bytes);
         let mut model = Model::default();
         for (key, worker, trim) in keys {
-            index.insert(&key, worker);
+            index.insert(&Key::new(&key), worker);
             model.insert(&key, worker);
             prop_assert!(index.bytes(worker) <= max_bytes + max_bytes / 8);
             let kept = key.len().min(max_bytes);
-            prop_assert_eq!(index.matches(&key).bytes(worker), kept, "the key just inserted is held");
+            prop_assert_eq!(index.matches(&Key::new(&key)).bytes(worker), kept, "the key just inserted is held");
             if trim {
                 index.trim();
                 for worker in 0..3 {
                     prop_assert!(index.bytes(worker) <= max_bytes);
-                    prop_assert!(index.matches(&key).bytes(worker) <= model.matched(&key, worker));
+                    prop_assert!(index.matches(&Key::new(&key)).bytes(worker) <= model.matched(&key, worker));
                 }
             }
         }
@@ -160,14 +160,14 @@ proptest! {
         let index = PrefixIndex::new(max_keys * 10);
         let mut recent: Vec<u8> = Vec::new();
         for name in uses {
-            index.insert(&key(name), 0);
+            index.insert(&Key::new(&key(name)), 0);
             index.trim();
             recent.retain(|other| *other != name);
             recent.push(name);
             let kept = recent.len().saturating_sub(max_keys);
             for (position, name) in recent.iter().enumerate() {
                 let expected = if position < kept { 0 } else { 10 };
-                prop_assert_eq!(index.matches(&key(*name)).bytes(0), expected);
+                prop_assert_eq!(index.matches(&Key::new(&key(*name))).bytes(0), expected);
             }
         }
     }
@@ -178,19 +178,19 @@ fn a_shared_prefix_outlives_the_turns_that_used_it_once() {
     let index = PrefixIndex::new(200);
     let system = [b's'; 100];
     for turn in 0..50_u8 {
-        index.insert(&[&system[..], &[turn; 50]].concat(), 0);
-        assert_eq!(index.matches(&system).bytes(0), 100, "turn {turn}");
+        index.insert(&Key::new(&[&system[..], &[turn; 50]].concat()), 0);
+        assert_eq!(index.matches(&Key::new(&system)).bytes(0), 100, "turn {turn}");
     }
 }
 
 #[test]
 fn one_workers_eviction_leaves_the_others_alone() {
     let index = PrefixIndex::new(100);
-    index.insert(&[b'k'; 80], 1);
+    index.insert(&Key::new(&[b'k'; 80]), 1);
     for name in 0..20_u8 {
-        index.insert(&[&[b'k'; 40][..], &[name; 50]].concat(), 0);
+        index.insert(&Key::new(&[&[b'k'; 40][..], &[name; 50]].concat()), 0);
     }
-    assert_eq!(index.matches(&[b'k'; 80]).bytes(1), 80);
+    assert_eq!(index.matches(&Key::new(&[b'k'; 80])).bytes(1), 80);
     check(&index);
 }
 
@@ -198,8 +198,8 @@ fn one_workers_eviction_leaves_the_others_alone() {
 fn keys_longer_than_the_bound_count_up_to_it() {
     let index = PrefixIndex::new(64);
     let key = [b'x'; 1000];
-    index.insert(&key, 0);
-    let matches = index.matches(&key);
+    index.insert(&Key::new(&key), 0);
+    let matches = index.matches(&Key::new(&key));
     assert_eq!((matches.bytes(0), matches.key_bytes()), (64, 64));
     assert_eq!(index.bytes(0), 64);
 }
@@ -210,22 +210,22 @@ fn a_tree_as_deep_as_a_key_is_long_can_be_dropped() {
     let key = vec![b'd'; 40_000];
     // Each prefix splits the edge at the top, so that the nodes end up below one another.
     for end in (1..=key.len()).rev() {
-        index.insert(&key[..end], 0);
+        index.insert(&Key::new(&key[..end]), 0);
     }
     assert_eq!(inspect(&index).1, key.len());
-    assert_eq!(index.matches(&key).bytes(0), key.len());
+    assert_eq!(index.matches(&Key::new(&key)).bytes(0), key.len());
     drop(index);
 }
 
 #[test]
 fn a_worker_id_used_again_begins_with_nothing() {
     let index = PrefixIndex::new(UNBOUNDED);
-    index.insert(b"once upon a time", 0);
-    index.insert(b"once more", 1);
+    index.insert(&Key::new(b"once upon a time"), 0);
+    index.insert(&Key::new(b"once more"), 1);
     index.forget(0);
-    assert_eq!((index.bytes(0), index.matches(b"once upon").bytes(0)), (0, 0));
-    assert_eq!(index.matches(b"once upon").bytes(1), 5);
-    index.insert(b"once upon", 0);
+    assert_eq!((index.bytes(0), index.matches(&Key::new(b"once upon")).bytes(0)), (0, 0));
+    assert_eq!(index.matches(&Key::new(b"once upon")).bytes(1), 5);
+    index.insert(&Key::new(b"once upon"), 0);
     assert_eq!(index.bytes(0), 9);
     check(&index);
 }
@@ -244,8 +244,8 @@ fn threads_that_insert_match_evict_and_forget_leave_it_consistent() {
                     for _ in 0..KEYS {
                         let length = random.usize(1..200);
                         let key: Vec<u8> = (0..length).map(|_| if random.u8(..) < 32 { b'b' } else { b'a' }).collect();
-                        index.insert(&key, worker);
-                        let matches = index.matches(&key);
+                        index.insert(&Key::new(&key), worker);
+                        let matches = index.matches(&Key::new(&key));
                         assert!((0..4).all(|worker| matches.bytes(worker) <= key.len()));
                     }
                 });
@@ -255,8 +255,8 @@ fn threads_that_insert_match_evict_and_forget_leave_it_consistent() {
             for round in 0..200 {
                 index.trim();
                 // A worker of its own, since none may insert while it is forgotten.
-                index.insert(&[b'a'; 100], 9);
-                index.insert(&vec![b'a'; round + 1], 9);
+                index.insert(&Key::new(&[b'a'; 100]), 9);
+                index.insert(&Key::new(&vec![b'a'; round + 1]), 9);
                 index.forget(9);
                 assert_eq!(index.bytes(9), 0);
             }
