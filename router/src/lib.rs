@@ -3,6 +3,7 @@
 pub mod background;
 mod body;
 pub mod config;
+mod connection;
 mod control;
 mod discovery;
 mod error;

@@ -8,27 +8,21 @@ use std::time::Duration;
 
 use axum::Router as ControlRoutes;
 use http::{HeaderValue, Method, Request, Response};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tower_service::Service;
 use tracing::{debug, info, warn};
 
-use crate::body::{Body, complete};
+use crate::body::{Body, RequestBody, complete};
 use crate::config::{RouterConfig, seconds};
+use crate::connection;
 use crate::control;
 use crate::discovery;
 use crate::error::RouterError;
 use crate::fleet::Fleet;
 use crate::forward::{self, Forwarder};
-
-/// The most bytes of an answer that wait for a client that does not read, and of request heads.
-const CONNECTION_BUFFER_BYTES: usize = 64 << 10;
 
 /// How long the listener rests after it could not accept, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -119,7 +113,12 @@ async fn serve(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<D
     let timeout = loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => spawn_connection(stream, app.clone(), &graceful, aborted.clone()),
+                Ok((stream, _)) => {
+                    // Small chunks of a stream must leave at once; where the system cannot do that, they leave later.
+                    let _ = stream.set_nodelay(true);
+                    let app = app.clone();
+                    connection::spawn(stream, move |request| app.clone().answer(request), &graceful, aborted.clone());
+                }
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -134,30 +133,6 @@ async fn serve(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<D
         warn!("dropping connections that did not end in time");
     }
     drop(abort);
-}
-
-/// Serves one client's connection: HTTP/1.1, or HTTP/2 with prior knowledge.
-fn spawn_connection(
-    stream: TcpStream,
-    app: App,
-    graceful: &GracefulShutdown,
-    mut aborted: tokio::sync::watch::Receiver<()>,
-) {
-    // Small chunks of a stream must leave at once; where the system cannot do that, they leave later.
-    let _ = stream.set_nodelay(true);
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).max_buf_size(CONNECTION_BUFFER_BYTES);
-    builder.http2().timer(TokioTimer::new());
-    let service = service_fn(move |request| app.clone().answer(request));
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        tokio::select! {
-            // An error is a client that went away or does not speak HTTP: nothing to do, and nothing to log.
-            _ = connection => {}
-            _ = aborted.changed() => {}
-        }
-    });
 }
 
 /// Regular housekeeping of the policy, on a thread where it disturbs nobody.
@@ -190,7 +165,7 @@ enum Route {
 }
 
 impl App {
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(self, request: Request<RequestBody>) -> Result<Response<Body>, Infallible> {
         let id = forward::request_id(request.headers());
         let mut response = match route(request.method(), request.uri().path()) {
             Route::Forward => match self.forwarder.forward(request, &id).await {

@@ -23,7 +23,7 @@ pub use self::headers::{REQUEST_ID, request_id};
 pub use self::read::read_body;
 pub use self::stream::Stream;
 use self::stream::{Record, is_event_stream};
-use crate::body::Body;
+use crate::body::{Body, RequestBody};
 use crate::config::{RouterConfig, seconds};
 use crate::error::RouterError;
 use crate::fleet::{Fleet, Placement, Worker};
@@ -76,7 +76,11 @@ impl Forwarder {
     }
 
     /// Answers one request of a client with a worker's answer. Dropping the future or the response ends the worker's exchange.
-    pub async fn forward(&self, request: Request<Incoming>, id: &HeaderValue) -> Result<Response<Body>, RouterError> {
+    pub async fn forward(
+        &self,
+        request: Request<RequestBody>,
+        id: &HeaderValue,
+    ) -> Result<Response<Body>, RouterError> {
         let begun = Instant::now();
         let (parts, body) = request.into_parts();
         let body = read_body(body, &parts.headers, self.max_payload_bytes).await?;

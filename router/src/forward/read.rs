@@ -7,8 +7,8 @@ use http::HeaderMap;
 use http::header::EXPECT;
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
+use crate::body::RequestBody;
 use crate::error::RouterError;
 
 /// How long a client that sends too much may go on sending before it gets its answer.
@@ -18,7 +18,7 @@ const DISCARD_TIME: Duration = Duration::from_secs(5);
 const MAX_RESERVED_BYTES: u64 = 1 << 20;
 
 /// The whole body, if it has at most `limit` bytes.
-pub async fn read_body(mut body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Bytes, RouterError> {
+pub async fn read_body(mut body: RequestBody, headers: &HeaderMap, limit: usize) -> Result<Bytes, RouterError> {
     let announced = body.size_hint().lower();
     if announced > limit as u64 {
         // A client that asked before it sent anything needs no more than a no.
@@ -42,7 +42,7 @@ pub async fn read_body(mut body: Incoming, headers: &HeaderMap, limit: usize) ->
     Ok(whole.freeze())
 }
 
-async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, RouterError> {
+async fn next_data(body: &mut RequestBody) -> Result<Option<Bytes>, RouterError> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| RouterError::BadRequest(format!("the request body broke off: {error}")))?;
         if let Ok(data) = frame.into_data() {
@@ -54,7 +54,7 @@ async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, RouterError> {
 
 /// Lets the client finish sending, within reason: most clients look for an answer only then, and closing the connection with
 /// unread bytes in it would take the answer away from them.
-async fn too_large(mut body: Incoming, limit: usize) -> RouterError {
+async fn too_large(mut body: RequestBody, limit: usize) -> RouterError {
     let discard = async { while let Some(Ok(_)) = body.frame().await {} };
     // Whoever is still sending after that time gets the answer now.
     let _ = tokio::time::timeout(DISCARD_TIME, discard).await;
