@@ -9,15 +9,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::header::HOST;
 use http::{Request, StatusCode, Uri};
-use http_body_util::Full;
 
 use crate::config::{RouterConfig, seconds};
 use crate::discovery;
 use crate::error::{RouterError, error_json};
 use crate::fleet::{Fleet, Worker};
-use crate::upstream::Connection;
+use crate::upstream::fetch;
 
 /// How long a worker may take to flush its cache.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -83,17 +81,10 @@ async fn flush_cache(State(control): State<Control>) -> Response {
 
 /// `POST /flush_cache` to one worker; the error is what it said instead of 200.
 async fn flush(worker: &Worker) -> Result<(), String> {
-    let exchange = async {
-        let mut connection = Connection::open(worker.url(), FLUSH_TIMEOUT).await.map_err(|error| error.to_string())?;
-        let request = Request::post("/flush_cache")
-            .header(HOST, worker.url().host_header())
-            .body(Full::new(Bytes::new()))
-            .expect("the parts are valid");
-        let response = connection.send(request).await.map_err(|error| error.to_string())?;
-        match response.status() {
-            StatusCode::OK => Ok(()),
-            status => Err(format!("status {status}")),
-        }
-    };
-    tokio::time::timeout(FLUSH_TIMEOUT, exchange).await.map_err(|_| "no answer in time".to_owned())?
+    let request = Request::post("/flush_cache").body(Bytes::new()).expect("the parts are valid");
+    let response = fetch(&request, worker.url(), FLUSH_TIMEOUT).await.map_err(|error| error.to_string())?;
+    match response.status() {
+        StatusCode::OK => Ok(()),
+        status => Err(format!("status {status}")),
+    }
 }

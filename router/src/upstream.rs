@@ -6,11 +6,13 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::header::HOST;
 use http::{Request, Response};
+use http_body::Body as HttpBody;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -25,6 +27,9 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// The most idle connections that a worker's pool keeps.
 const MAX_IDLE: usize = 512;
+
+/// The most bytes of an answer that the router reads for itself.
+const MAX_FETCHED_BYTES: usize = 16 << 20;
 
 /// One open connection.
 pub struct Connection {
@@ -46,18 +51,25 @@ impl Connection {
         Ok(Self { sender, driver: Box::pin(driver), closed: false })
     }
 
-    /// Sends a request and waits for the head of its response. The body of the response arrives only while `drive` is polled.
-    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+    /// Sends `request` to the worker of `url` and waits until its answer begins.
+    pub async fn send(mut self, request: &Request<Bytes>, url: &WorkerUrl) -> io::Result<Response<Answer>> {
+        let mut request = request.clone().map(Full::new);
+        request.headers_mut().insert(HOST, url.host_header().clone());
         let mut response = pin!(self.sender.send_request(request));
-        poll_fn(|context| {
+        let response = poll_fn(|context| {
             drive(&mut self.driver, &mut self.closed, context);
             response.as_mut().poll(context)
         })
-        .await
+        .await;
+        Ok(response.map_err(io::Error::other)?.map(|incoming| Answer {
+            ended: incoming.is_end_stream(),
+            incoming,
+            connection: self,
+        }))
     }
 
     /// Moves bytes between the socket and the exchange in progress.
-    pub fn drive(&mut self, context: &mut Context<'_>) {
+    fn drive(&mut self, context: &mut Context<'_>) {
         drive(&mut self.driver, &mut self.closed, context);
     }
 
@@ -76,6 +88,73 @@ fn drive(
     // What went wrong is told to the exchange in progress; for an idle connection it does not matter.
     if !*closed && driver.as_mut().poll(context).is_ready() {
         *closed = true;
+    }
+}
+
+/// The body of a worker's answer as it arrives. Dropped before its end, it closes the connection, which tells the worker to stop.
+pub struct Answer {
+    incoming: Incoming,
+    connection: Connection,
+    ended: bool,
+}
+
+impl Answer {
+    /// The next piece, which only the caller moves along; `None` at the end.
+    pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        loop {
+            // Asking first tells the connection that there is room; then it reads, and what it read is there to take.
+            let mut polled = Pin::new(&mut self.incoming).poll_frame(context);
+            if polled.is_pending() {
+                self.connection.drive(context);
+                polled = Pin::new(&mut self.incoming).poll_frame(context);
+            }
+            match ready!(polled) {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.ended = self.incoming.is_end_stream();
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(io::Error::other(error)))),
+                None => {
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.ended
+    }
+
+    /// The bytes that are left, where the worker said how many there are.
+    pub fn length(&self) -> Option<u64> {
+        self.incoming.size_hint().exact()
+    }
+
+    /// The connection, if the answer is complete: for the next exchange.
+    pub fn into_connection(self) -> Option<Connection> {
+        self.is_complete().then_some(self.connection)
+    }
+}
+
+/// One exchange on a connection of its own, apart from clients' requests; `timeout` is for all of it.
+pub async fn fetch(request: &Request<Bytes>, url: &WorkerUrl, timeout: Duration) -> io::Result<Response<Bytes>> {
+    let exchange = async {
+        let (head, mut answer) = Connection::open(url, timeout).await?.send(request, url).await?.into_parts();
+        let mut body = BytesMut::new();
+        while let Some(data) = poll_fn(|context| answer.poll_data(context)).await {
+            body.extend_from_slice(&data?);
+            if body.len() > MAX_FETCHED_BYTES {
+                return Err(io::Error::other(format!("an answer of more than {MAX_FETCHED_BYTES} bytes")));
+            }
+        }
+        Ok(Response::from_parts(head, body.freeze()))
+    };
+    match tokio::time::timeout(timeout, exchange).await {
+        Ok(answered) => answered,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
     }
 }
 

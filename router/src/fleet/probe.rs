@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
 use http::{Request, StatusCode};
-use http_body_util::Full;
 use tracing::info;
 
 use super::worker::{Health, Worker};
 use crate::config::{RouterConfig, seconds};
-use crate::upstream::Connection;
+use crate::upstream::fetch;
 
 /// The first pause after a worker went out of service; later ones double.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
@@ -79,18 +77,8 @@ pub(super) async fn watch(worker: Arc<Worker>, settings: ProbeSettings) {
 
 /// One `GET /health` on a fresh connection, which also shows that the worker still accepts.
 async fn probe(worker: &Worker, timeout: Duration) -> io::Result<()> {
-    let request = Request::get("/health")
-        .header(HOST, worker.url().host_header())
-        .body(Full::new(Bytes::new()))
-        .expect("the parts are valid");
-    let exchange = async {
-        let mut connection = Connection::open(worker.url(), timeout).await?;
-        connection.send(request).await.map_err(io::Error::other)
-    };
-    let response = match tokio::time::timeout(timeout, exchange).await {
-        Ok(answered) => answered?,
-        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
-    };
+    let request = Request::get("/health").body(Bytes::new()).expect("the parts are valid");
+    let response = fetch(&request, worker.url(), timeout).await?;
     match response.status() {
         StatusCode::OK => Ok(()),
         status => Err(io::Error::other(format!("status {status}"))),

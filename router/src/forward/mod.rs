@@ -14,9 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::{HeaderValue, Request, Response, Version};
 use tracing::{debug, error};
 
 pub use self::headers::{REQUEST_ID, request_id};
@@ -29,7 +27,7 @@ use crate::error::RouterError;
 use crate::fleet::{Fleet, Placement, Worker};
 use crate::prefix::Key;
 use crate::prompt;
-use crate::upstream::Connection;
+use crate::upstream::{Answer, Connection};
 
 /// Sends requests on to workers.
 pub struct Forwarder {
@@ -41,20 +39,12 @@ pub struct Forwarder {
     answer_timeout: Duration,
 }
 
-/// A request as it goes to a worker, as often as needed.
-struct Outgoing {
-    method: Method,
-    target: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
 /// Why an attempt brought no answer.
 enum Failure {
     /// No connection could be opened: the worker is not there.
     Connect(io::Error),
     /// The connection broke before the answer began.
-    Broken(hyper::Error),
+    Broken(io::Error),
     /// The worker took the request and was silent for too long.
     Silent,
     /// The router is out of sockets, which is no worker's fault.
@@ -85,28 +75,26 @@ impl Forwarder {
         let (parts, body) = request.into_parts();
         let body = read_body(body, &parts.headers, self.max_payload_bytes).await?;
         let key = Key::new(&prompt::routing_key(&body));
-        let outgoing = Outgoing {
-            method: parts.method,
-            target: headers::origin_form(&parts.uri),
-            headers: headers::towards_worker(parts.headers, id),
-            body: body.clone(),
-        };
-        let (connection, response, placement) = self.exchange(&outgoing, &key).await?;
-        let (mut parts, incoming) = response.into_parts();
+        let mut outgoing = Request::new(body);
+        *outgoing.method_mut() = parts.method;
+        *outgoing.uri_mut() = headers::origin_form(&parts.uri);
+        *outgoing.headers_mut() = headers::towards_worker(parts.headers, id);
+        let (response, placement) = self.exchange(&outgoing, &key).await?;
+        let (mut parts, answer) = response.into_parts();
         // The version belongs to the connection with the worker.
         parts.version = Version::default();
         headers::towards_client(&mut parts.headers, placement.worker().url().text_header());
-        let record = Record::new(id.clone(), outgoing.target, parts.status, begun);
-        let stream = Stream::new(is_event_stream(&parts.headers), incoming, connection, placement, record);
+        let record = Record::new(id.clone(), outgoing.uri().clone(), parts.status, begun);
+        let stream = Stream::new(is_event_stream(&parts.headers), answer, placement, record);
         Ok(Response::from_parts(parts, Body::Worker(Box::new(stream))))
     }
 
     /// Tries until a worker answers.
     async fn exchange(
         &self,
-        outgoing: &Outgoing,
+        request: &Request<Bytes>,
         key: &Key,
-    ) -> Result<(Connection, Response<Incoming>, Placement), RouterError> {
+    ) -> Result<(Response<Answer>, Placement), RouterError> {
         let mut retries = 0;
         loop {
             let Some(placement) = self.fleet.assign(key, None) else {
@@ -115,8 +103,8 @@ impl Forwarder {
             let worker = placement.worker();
             let mut attempts = 0;
             while worker.is_available() {
-                let failure = match self.attempt(worker, outgoing).await {
-                    Ok((connection, response)) => return Ok((connection, response, placement)),
+                let failure = match self.attempt(worker, request).await {
+                    Ok(response) => return Ok((response, placement)),
                     Err(failure) => failure,
                 };
                 attempts += 1;
@@ -135,25 +123,25 @@ impl Forwarder {
 
     /// One attempt on one worker: over an idle connection if there is one, else over a new one. That the worker has closed an idle
     /// connection does not count as a failure.
-    async fn attempt(&self, worker: &Worker, outgoing: &Outgoing) -> Result<(Connection, Response<Incoming>), Failure> {
+    async fn attempt(&self, worker: &Worker, request: &Request<Bytes>) -> Result<Response<Answer>, Failure> {
         if let Some(connection) = worker.pool.take() {
-            match self.send(connection, outgoing.request(worker)).await {
+            match self.send(connection, request, worker).await {
                 Err(Failure::Broken(error)) => debug!(worker = %worker.url(), %error, "idle connection was stale"),
                 answered => return answered,
             }
         }
         let connection = Connection::open(worker.url(), self.connect_timeout).await.map_err(Failure::opening)?;
-        self.send(connection, outgoing.request(worker)).await
+        self.send(connection, request, worker).await
     }
 
     async fn send(
         &self,
-        mut connection: Connection,
-        request: Request<Full<Bytes>>,
-    ) -> Result<(Connection, Response<Incoming>), Failure> {
-        match tokio::time::timeout(self.answer_timeout, connection.send(request)).await {
-            Ok(Ok(response)) => Ok((connection, response)),
-            Ok(Err(error)) => Err(Failure::Broken(error)),
+        connection: Connection,
+        request: &Request<Bytes>,
+        worker: &Worker,
+    ) -> Result<Response<Answer>, Failure> {
+        match tokio::time::timeout(self.answer_timeout, connection.send(request, worker.url())).await {
+            Ok(answered) => answered.map_err(Failure::Broken),
             Err(_) => Err(Failure::Silent),
         }
     }
@@ -182,19 +170,6 @@ impl Forwarder {
                 Err(RouterError::Exhausted(format!("the router cannot open connections: {error}")))
             }
         }
-    }
-}
-
-// ===== impl Outgoing =====
-
-impl Outgoing {
-    fn request(&self, worker: &Worker) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.clone();
-        *request.headers_mut() = self.headers.clone();
-        request.headers_mut().insert(http::header::HOST, worker.url().host_header().clone());
-        request
     }
 }
 

@@ -1,27 +1,26 @@
 //! The body of a worker's answer on its way to the client.
 
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use tracing::{debug, warn};
 
 use crate::body::BodyError;
 use crate::error::error_json;
 use crate::fleet::Placement;
-use crate::upstream::Connection;
+use crate::upstream::Answer;
 
 /// Hands chunks through as they arrive, and reads no further than the client takes them. Owns the request's place in the worker's
 /// load, and the connection: complete, it goes back to the pool; dropped before, it is closed, which tells the worker to stop.
 pub struct Stream {
-    incoming: Incoming,
     /// `None` once the answer has ended, well or not.
-    exchange: Option<(Connection, Placement)>,
+    exchange: Option<(Answer, Placement)>,
     /// A server-sent event stream without a length: an error can still be told inside it.
     is_events: bool,
     /// The last two bytes sent, to know whether an event is complete.
@@ -56,34 +55,18 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 
 impl Stream {
     /// Takes over the answer of a worker; `is_events` says that it is a stream of server-sent events.
-    pub fn new(
-        is_events: bool,
-        incoming: Incoming,
-        connection: Connection,
-        placement: Placement,
-        record: Record,
-    ) -> Self {
-        let is_events = is_events && incoming.size_hint().exact().is_none();
-        Self { incoming, exchange: Some((connection, placement)), is_events, tail: *b"\n\n", record }
-    }
-
-    /// The next frame of the worker, which only the request itself moves along.
-    fn poll_worker(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // Asking first tells the connection that there is room; then it reads, and what it read is there to take.
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(context) {
-            return Poll::Ready(frame);
-        }
-        if let Some((connection, _)) = &mut self.exchange {
-            connection.drive(context);
-        }
-        Pin::new(&mut self.incoming).poll_frame(context)
+    pub fn new(is_events: bool, answer: Answer, placement: Placement, record: Record) -> Self {
+        let is_events = is_events && answer.length().is_none();
+        Self { exchange: Some((answer, placement)), is_events, tail: *b"\n\n", record }
     }
 
     /// The worker's part is over: the load goes down, and a connection in order goes back to the pool.
-    fn end(&mut self, complete: bool) {
-        let Some((connection, placement)) = self.exchange.take() else { return };
+    fn end(&mut self) {
+        let Some((answer, placement)) = self.exchange.take() else { return };
         let worker = placement.worker();
-        if complete {
+        let connection = answer.into_connection();
+        let complete = connection.is_some();
+        if let Some(connection) = connection {
             worker.pool.put(connection);
         }
         debug!(
@@ -99,7 +82,7 @@ impl Stream {
     }
 
     /// The worker broke off in the middle of its answer.
-    fn break_off(&mut self, error: hyper::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
+    fn break_off(&mut self, error: io::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
         if let Some((_, placement)) = &self.exchange {
             warn!(
                 request_id = self.record.id(),
@@ -108,7 +91,7 @@ impl Stream {
                 "worker broke off in the middle of an answer"
             );
         }
-        self.end(false);
+        self.end();
         if !self.is_events {
             return Some(Err(error.into()));
         }
@@ -138,38 +121,36 @@ impl HttpBody for Stream {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if this.exchange.is_none() {
-            return Poll::Ready(None);
-        }
-        this.poll_worker(context).map(|frame| match frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    this.count(data);
+        let Some((answer, _)) = &mut this.exchange else { return Poll::Ready(None) };
+        Poll::Ready(match ready!(answer.poll_data(context)) {
+            Some(Ok(data)) => {
+                let is_last = answer.is_complete();
+                this.count(&data);
+                if is_last {
+                    this.end();
                 }
-                if this.incoming.is_end_stream() {
-                    this.end(true);
-                }
-                Some(Ok(frame))
+                Some(Ok(Frame::data(data)))
             }
             Some(Err(error)) => this.break_off(error),
             None => {
-                this.end(true);
+                this.end();
                 None
             }
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.exchange.is_none() || self.incoming.is_end_stream()
+        self.exchange.as_ref().is_none_or(|(answer, _)| answer.is_complete())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let length = self.exchange.as_ref().map_or(Some(0), |(answer, _)| answer.length());
+        length.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.end(self.incoming.is_end_stream());
+        self.end();
     }
 }
