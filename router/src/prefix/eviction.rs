@@ -11,9 +11,10 @@ use super::node::Link;
 use crate::fleet::WorkerId;
 
 /// One worker's share of the tree.
-#[derive(Default)]
 pub(super) struct Held {
     bytes: AtomicUsize,
+    /// Bytes that the worker's own cache seems to hold at most.
+    limit: AtomicUsize,
     /// Nodes that were leaves of the worker when they were noted, each at most once, the one used longest ago on top.
     leaves: Mutex<BinaryHeap<Leaf>>,
 }
@@ -31,6 +32,14 @@ impl Held {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    pub fn set_limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
     pub fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -43,6 +52,12 @@ impl Held {
 
     pub fn push(&self, last_used: u64, node: Link) {
         self.leaves.lock().push(Leaf { last_used, node });
+    }
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { bytes: AtomicUsize::new(0), limit: AtomicUsize::new(usize::MAX), leaves: Mutex::default() }
     }
 }
 

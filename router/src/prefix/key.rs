@@ -20,6 +20,14 @@ impl Key {
         self.text.len()
     }
 
+    /// A hash of (about) the first `bytes` bytes: the same for keys that begin alike.
+    pub fn hash_of_beginning(&self, bytes: usize) -> u64 {
+        let beginning = &self.text[..self.text.len().min(bytes)];
+        beginning
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    }
+
     pub(super) fn text(&self) -> &[u8] {
         &self.text
     }

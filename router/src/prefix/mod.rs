@@ -64,7 +64,14 @@ impl PrefixIndex {
         let held = self.held(worker);
         let now = self.clock.fetch_add(1, Ordering::Relaxed) + 1;
         walk::insert(&self.root, key, worker, now, &held);
-        eviction::evict(worker, &held, self.max_bytes.saturating_add(self.max_bytes / 8));
+        let limit = held.limit().min(self.max_bytes);
+        eviction::evict(worker, &held, limit.saturating_add(limit / 8));
+    }
+
+    /// Bounds what `worker` holds below the index's own bound, as a worker's cache that is smaller than that does. Insertions and
+    /// `trim` evict down to it; it lasts until `forget`.
+    pub fn set_limit(&self, worker: WorkerId, bytes: usize) {
+        self.held(worker).set_limit(bytes);
     }
 
     /// Bytes of edges that `worker` holds.
@@ -75,7 +82,7 @@ impl PrefixIndex {
     /// Evicts the least recently used leaves of every worker that holds more than the limit.
     pub fn trim(&self) {
         for (worker, held) in self.held.load().iter().enumerate() {
-            eviction::evict(worker as WorkerId, held, self.max_bytes);
+            eviction::evict(worker as WorkerId, held, held.limit().min(self.max_bytes));
         }
     }
 
@@ -83,6 +90,7 @@ impl PrefixIndex {
     pub fn forget(&self, worker: WorkerId) {
         if let Some(held) = self.held.load().get(usize::from(worker)) {
             eviction::evict(worker, held, 0);
+            held.set_limit(usize::MAX);
         }
     }
 

@@ -195,6 +195,24 @@ fn one_workers_eviction_leaves_the_others_alone() {
 }
 
 #[test]
+fn a_worker_can_be_bounded_more_tightly_than_the_others() {
+    let index = PrefixIndex::new(4000);
+    let keys: Vec<Key> = (0..30_u8).map(|name| Key::new(&[name; 100])).collect();
+    index.set_limit(0, 1000);
+    for key in &keys {
+        index.insert(key, 0);
+        index.insert(key, 1);
+    }
+    index.trim();
+    assert_eq!((index.bytes(0), index.bytes(1)), (1000, 3000));
+    assert_eq!(index.matches(&keys[29]).bytes(0), 100);
+    assert_eq!(index.matches(&keys[0]).bytes(0), 0);
+    index.forget(0);
+    keys.iter().for_each(|key| index.insert(key, 0));
+    assert_eq!(index.bytes(0), 3000, "the limit is forgotten too");
+}
+
+#[test]
 fn keys_longer_than_the_bound_count_up_to_it() {
     let index = PrefixIndex::new(64);
     let key = [b'x'; 1000];
