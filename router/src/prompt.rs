@@ -1,126 +1,211 @@
-//! The routing key of a body, found without parsing the rest of it.
+//! What the router needs to know of a body, found without parsing the rest of it: above all the routing key.
 //!
-//! The key is the text that a worker's prefix cache will see, in the order in which it will: two requests share a prefix of their keys
-//! about where they share a prefix of their prompts. Strings are taken as they stand in the JSON, escapes included, and most keys are one
-//! borrowed slice of the body.
+//! The key is made of the text that a worker's prefix cache will see, in the order in which it will: two requests share a prefix of
+//! their keys about where they share a prefix of their prompts. Strings are taken as they stand in the JSON, escapes included.
 
 mod json;
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hasher};
 
-use self::json::{Value, elements, members};
+use self::json::Scanner;
+use crate::prefix::{Key, KeyBuilder};
 
 /// Between a message's role and its content, and after a message: bytes that JSON text cannot contain.
-const AFTER_ROLE: u8 = 0x1f;
-const AFTER_MESSAGE: u8 = 0x1e;
+const AFTER_ROLE: &[u8] = &[0x1f];
+const AFTER_MESSAGE: &[u8] = &[0x1e];
 
-/// The key of a request body; empty if there is no prompt in it, or if it is not JSON.
-pub fn routing_key(body: &[u8]) -> Cow<'_, [u8]> {
-    let mut fields = Fields::default();
-    for member in members(body) {
-        let Some((name, value)) = member else { return Cow::default() };
-        match name {
-            b"text" => fields.text = Some(value),
-            b"prompt" => fields.prompt = Some(value),
-            b"input_ids" => fields.input_ids = Some(value),
-            b"input" => fields.input = Some(value),
-            b"messages" => fields.messages = Some(value),
-            b"tools" => fields.tools = Some(value),
-            _ => {}
-        }
-    }
-    if let Some(Value::Array(messages)) = fields.messages {
-        return Cow::Owned(conversation(messages, fields.tools));
-    }
-    let prompts = [fields.text, fields.prompt, fields.input_ids, fields.input];
-    Cow::Borrowed(prompts.into_iter().flatten().find_map(plain).unwrap_or_default())
+/// What was found in a body. Of a body that is not a JSON object: nothing.
+#[derive(Debug, Default)]
+pub struct Scanned<'a> {
+    /// Empty if there is no prompt in the body.
+    pub key: Key,
+    /// The `model` that is asked for.
+    pub model: Option<Cow<'a, str>>,
+    /// The string or number in the field that was asked for, as it stands in the JSON, a string without its quotes.
+    pub affinity: Option<&'a [u8]>,
+    /// Whether `stream` is true.
+    pub stream: bool,
 }
 
-/// The fields that can hold a prompt.
+/// Looks through a request body. `affinity_field` names a member of it, such as `user`.
+pub fn scan<'a>(body: &'a [u8], affinity_field: Option<&str>) -> Scanned<'a> {
+    let affinity_field = affinity_field.map(str::as_bytes);
+    let mut fields = Fields::default();
+    let mut scanned = Scanned::default();
+    let whole = Scanner::new(body).object(|scanner, name| {
+        let begin = scanner.mark()?;
+        let is_conversation = name == b"messages" && scanner.peek()? == b'[';
+        if is_conversation {
+            fields.messages = Some(conversation(scanner)?);
+        } else {
+            scanner.value()?;
+        }
+        let value = scanner.since(begin);
+        match name {
+            b"text" => fields.prompts[0] = plain(value),
+            b"prompt" => fields.prompts[1] = plain(value),
+            b"input_ids" => fields.prompts[2] = plain(value),
+            b"input" => fields.prompts[3] = plain(value),
+            b"tools" => fields.tools = (value[0] == b'[').then_some(value),
+            b"messages" if !is_conversation => fields.messages = None,
+            b"model" => scanned.model = unescaped(value),
+            b"stream" => scanned.stream = value == b"true",
+            _ => {}
+        }
+        if affinity_field == Some(name) {
+            scanned.affinity = string_or_number(value);
+        }
+        Some(())
+    });
+    if whole.is_none() {
+        return Scanned::default();
+    }
+    scanned.key = fields.key();
+    scanned
+}
+
+/// The fields that make the key.
 #[derive(Default)]
 struct Fields<'a> {
-    text: Option<Value<'a>>,
-    prompt: Option<Value<'a>>,
-    input_ids: Option<Value<'a>>,
-    input: Option<Value<'a>>,
-    messages: Option<Value<'a>>,
-    tools: Option<Value<'a>>,
+    /// `text`, `prompt`, `input_ids`, `input`: the first one that is there counts.
+    prompts: [Option<&'a [u8]>; 4],
+    messages: Option<Vec<Piece<'a>>>,
+    tools: Option<&'a [u8]>,
+}
+
+/// A piece of a conversation's key.
+enum Piece<'a> {
+    Text(&'a [u8]),
+    /// Stands for bytes that a worker never sees as text.
+    Digest([u8; 8]),
+}
+
+// ===== impl Fields =====
+
+impl Fields<'_> {
+    /// Of a conversation: tools first, as chat templates have them in the system prompt, then the messages.
+    fn key(self) -> Key {
+        let Some(messages) = self.messages else {
+            return self.prompts.into_iter().flatten().next().map(Key::new).unwrap_or_default();
+        };
+        let tools = self.tools.iter().flat_map(|tools| [*tools, AFTER_MESSAGE]);
+        let pieces = || tools.clone().chain(messages.iter().map(Piece::bytes));
+        let mut key = KeyBuilder::with_capacity(pieces().map(<[u8]>::len).sum());
+        pieces().for_each(|piece| key.push(piece));
+        key.finish()
+    }
 }
 
 /// A string without its quotes, or a list (of strings or of token ids) without its brackets.
-fn plain(value: Value<'_>) -> Option<&[u8]> {
-    match value {
-        Value::String(text) => Some(text),
-        Value::Array(list) => Some(json::inside(list)),
-        Value::Object(_) | Value::Other(_) => None,
+fn plain(value: &[u8]) -> Option<&[u8]> {
+    match value[0] {
+        b'[' => Some(inside(value).trim_ascii()),
+        _ => string(value),
     }
 }
 
-/// Tools first, as chat templates have them in the system prompt, then the messages.
-fn conversation(messages: &[u8], tools: Option<Value<'_>>) -> Vec<u8> {
-    let mut key = Vec::with_capacity(messages.len());
-    if let Some(Value::Array(tools)) = tools {
-        key.extend_from_slice(tools);
-        key.push(AFTER_MESSAGE);
-    }
-    for message in elements(messages) {
-        let Some(Value::Object(message)) = message else { continue };
-        append_message(&mut key, message);
-    }
-    key
+/// A string without its quotes.
+fn string(value: &[u8]) -> Option<&[u8]> {
+    (value[0] == b'"').then(|| inside(value))
 }
 
-fn append_message(key: &mut Vec<u8>, message: &[u8]) {
+/// Without the quotes or brackets around it.
+fn inside(value: &[u8]) -> &[u8] {
+    &value[1..value.len() - 1]
+}
+
+fn string_or_number(value: &[u8]) -> Option<&[u8]> {
+    match value[0] {
+        b'-' | b'0'..=b'9' => Some(value),
+        _ => string(value),
+    }
+}
+
+/// A string as its reader sees it; `None` for what is no string, or a broken one.
+fn unescaped(value: &[u8]) -> Option<Cow<'_, str>> {
+    let text = string(value)?;
+    if memchr::memchr(b'\\', text).is_some() {
+        return serde_json::from_slice(value).ok().map(Cow::Owned);
+    }
+    str::from_utf8(text).ok().map(Cow::Borrowed)
+}
+
+/// Takes the array of messages.
+fn conversation<'a>(scanner: &mut Scanner<'a>) -> Option<Vec<Piece<'a>>> {
+    let mut pieces = Vec::new();
+    scanner.array(
+        |scanner| {
+            if scanner.peek()? == b'{' { message(scanner, &mut pieces) } else { scanner.value().map(drop) }
+        },
+    )?;
+    Some(pieces)
+}
+
+/// Takes a message: its role, its content and the tools that it calls, in this order.
+fn message<'a>(scanner: &mut Scanner<'a>, pieces: &mut Vec<Piece<'a>>) -> Option<()> {
     let (mut role, mut content, mut tool_calls) = (None, None, None);
-    for (name, value) in members(message).flatten() {
+    scanner.object(|scanner, name| {
+        let value = scanner.value()?;
         match name {
-            b"role" => role = Some(value),
+            b"role" => role = string(value),
             b"content" => content = Some(value),
-            b"tool_calls" => tool_calls = Some(value),
+            b"tool_calls" => tool_calls = (value[0] == b'[').then_some(value),
             _ => {}
         }
-    }
-    if let Some(Value::String(role)) = role {
-        key.extend_from_slice(role);
-    }
-    key.push(AFTER_ROLE);
+        Some(())
+    })?;
+    pieces.extend(role.map(Piece::Text));
+    pieces.push(Piece::Text(AFTER_ROLE));
     match content {
-        Some(Value::String(text)) => key.extend_from_slice(text),
-        Some(Value::Array(parts)) => elements(parts).flatten().for_each(|part| append_part(key, part)),
-        _ => {}
+        Some(list) if list[0] == b'[' => Scanner::new(list).array(|scanner| part(scanner, pieces))?,
+        Some(value) => pieces.extend(string(value).map(Piece::Text)),
+        None => {}
     }
-    if let Some(Value::Array(calls)) = tool_calls {
-        key.extend_from_slice(calls);
-    }
-    key.push(AFTER_MESSAGE);
+    pieces.extend(tool_calls.map(Piece::Text));
+    pieces.push(Piece::Text(AFTER_MESSAGE));
+    Some(())
 }
 
-/// The text of a text part; for an image or another part a digest, since its bytes are many and a worker never sees them as text.
-fn append_part(key: &mut Vec<u8>, part: Value<'_>) {
-    let raw = match part {
-        Value::Object(raw) => raw,
-        Value::String(text) => return key.extend_from_slice(text),
-        Value::Array(_) | Value::Other(_) => return,
-    };
-    let text = members(raw).flatten().find_map(|member| match member {
-        (b"text", Value::String(text)) => Some(text),
-        _ => None,
-    });
-    match text {
-        Some(text) => key.extend_from_slice(text),
-        None => key.extend_from_slice(&digest(raw).to_le_bytes()),
+/// Takes a part of a message: the text of a text part; a digest of an image or another part, since its bytes are many and a worker
+/// never sees them as text.
+fn part<'a>(scanner: &mut Scanner<'a>, pieces: &mut Vec<Piece<'a>>) -> Option<()> {
+    let begin = scanner.mark()?;
+    if scanner.peek()? != b'{' {
+        pieces.extend(string(scanner.value()?).map(Piece::Text));
+        return Some(());
     }
+    let mut text = None;
+    scanner.object(|scanner, name| {
+        let value = scanner.value()?;
+        if name == b"text" {
+            text = string(value);
+        }
+        Some(())
+    })?;
+    pieces.push(text.map_or_else(|| Piece::Digest(digest(scanner.since(begin))), Piece::Text));
+    Some(())
 }
 
 /// Tells large parts apart by their length and both ends.
-fn digest(raw: &[u8]) -> u64 {
+fn digest(raw: &[u8]) -> [u8; 8] {
     const END_BYTES: usize = 2048;
     let mut hasher = DefaultHasher::new();
     hasher.write_usize(raw.len());
     hasher.write(&raw[..raw.len().min(END_BYTES)]);
     hasher.write(&raw[raw.len().saturating_sub(END_BYTES)..]);
-    hasher.finish()
+    hasher.finish().to_le_bytes()
+}
+
+// ===== impl Piece =====
+
+impl Piece<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text,
+            Self::Digest(digest) => digest,
+        }
+    }
 }
 
 #[cfg(test)]

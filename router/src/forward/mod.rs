@@ -74,7 +74,7 @@ impl Forwarder {
         let begun = Instant::now();
         let (parts, body) = request.into_parts();
         let body = read_body(body, &parts.headers, self.max_payload_bytes).await?;
-        let key = Key::new(&prompt::routing_key(&body));
+        let key = prompt::scan(&body, None).key;
         let mut outgoing = Request::new(body);
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = headers::origin_form(&parts.uri);

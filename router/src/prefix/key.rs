@@ -3,8 +3,15 @@
 /// The key of one request, made once and owned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Key {
-    text: Box<[u8]>,
+    text: Vec<u8>,
 }
+
+/// Makes a key from the pieces of a prompt.
+pub struct KeyBuilder {
+    text: Vec<u8>,
+}
+
+// ===== impl Key =====
 
 impl Key {
     pub fn new(text: &[u8]) -> Self {
@@ -28,7 +35,24 @@ impl Key {
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
     }
 
-    pub(super) fn text(&self) -> &[u8] {
+    pub(crate) fn text(&self) -> &[u8] {
         &self.text
+    }
+}
+
+// ===== impl KeyBuilder =====
+
+impl KeyBuilder {
+    /// For pieces of `bytes` bytes in all.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { text: Vec::with_capacity(bytes) }
+    }
+
+    pub fn push(&mut self, piece: &[u8]) {
+        self.text.extend_from_slice(piece);
+    }
+
+    pub fn finish(self) -> Key {
+        Key { text: self.text }
     }
 }

@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use self::eviction::Held;
-pub use self::key::Key;
+pub use self::key::{Key, KeyBuilder};
 use self::node::{Link, Node};
 use crate::fleet::WorkerId;
 

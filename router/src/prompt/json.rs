@@ -1,153 +1,137 @@
-//! Looking into JSON without parsing it: the members of an object, the elements of an array, everything else skipped.
+//! Looking into JSON without parsing it: a cursor that steps over members, elements and values.
 //!
 //! Skipping looks for quotes and brackets only, in one loop without recursion, so that hostile nesting costs no stack. It does not
-//! judge what it skips: the worker does. Text that cannot be followed ends the iteration with `None`.
+//! judge what it skips: the worker does. Text that cannot be followed ends every walk with `None`.
 
-use memchr::{memchr2, memchr3};
+use memchr::{memchr, memchr3};
 
-/// A value as it stands in the text.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value<'a> {
-    /// Without its quotes, with its escapes.
-    String(&'a [u8]),
-    /// With its brackets.
-    Array(&'a [u8]),
-    /// With its braces.
-    Object(&'a [u8]),
-    /// A number or a literal.
-    Other(&'a [u8]),
-}
-
-/// The members of the object that `text` is: name as it stands, and value. An item that is `None` says that the text is no JSON object,
-/// and is the last.
-pub fn members(text: &[u8]) -> impl Iterator<Item = Option<(&[u8], Value<'_>)>> {
-    Items::new(text, b'{', b'}', |scanner| {
-        let Value::String(name) = scanner.value()? else { return None };
-        scanner.expect(b':')?;
-        Some((name, scanner.value()?))
-    })
-}
-
-/// The elements of the array that `text` is; `None` as with `members`.
-pub fn elements(text: &[u8]) -> impl Iterator<Item = Option<Value<'_>>> {
-    Items::new(text, b'[', b']', |scanner| scanner.value())
-}
-
-/// What stands between the brackets of an array, without spaces at the ends.
-pub fn inside(array: &[u8]) -> &[u8] {
-    array[1..array.len() - 1].trim_ascii()
-}
-
-/// Walks along items with commas between them.
-struct Items<'a, F> {
-    scanner: Scanner<'a>,
-    close: u8,
-    item: F,
-    state: State,
-}
-
-#[derive(PartialEq)]
-enum State {
-    First,
-    Later,
-    Over,
-}
-
-impl<'a, T, F: FnMut(&mut Scanner<'a>) -> Option<T>> Items<'a, F> {
-    fn new(text: &'a [u8], open: u8, close: u8, item: F) -> Self {
-        let mut scanner = Scanner { rest: text };
-        let state = if scanner.expect(open).is_some() { State::First } else { State::Over };
-        Self { scanner, close, item, state }
-    }
-}
-
-impl<'a, T, F: FnMut(&mut Scanner<'a>) -> Option<T>> Iterator for Items<'a, F> {
-    type Item = Option<T>;
-
-    fn next(&mut self) -> Option<Option<T>> {
-        if self.state == State::Over {
-            return None;
-        }
-        if self.scanner.expect(self.close).is_some() {
-            self.state = State::Over;
-            return None;
-        }
-        let separated = self.state == State::First || self.scanner.expect(b',').is_some();
-        let item = if separated { (self.item)(&mut self.scanner) } else { None };
-        self.state = if item.is_some() { State::Later } else { State::Over };
-        Some(item)
-    }
-}
-
-struct Scanner<'a> {
-    rest: &'a [u8],
+/// A place in JSON text. Every method takes what comes next, spaces before it included, or returns `None` if that is something else.
+pub struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
 }
 
 impl<'a> Scanner<'a> {
-    /// Takes `byte`, and the spaces before it, if it comes next.
-    fn expect(&mut self, byte: u8) -> Option<()> {
-        self.rest = self.rest.trim_ascii_start();
-        self.rest = self.rest.strip_prefix(&[byte])?;
-        Some(())
+    pub fn new(text: &'a [u8]) -> Self {
+        Self { text, at: 0 }
     }
 
-    fn value(&mut self) -> Option<Value<'a>> {
-        self.rest = self.rest.trim_ascii_start();
-        let text = self.rest;
-        let (value, length) = match *text.first()? {
-            b'"' => {
-                let length = string_length(text)?;
-                (Value::String(&text[1..length - 1]), length)
+    /// The byte that comes next after spaces; it is not taken.
+    pub fn peek(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.text.get(self.at)?;
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Some(byte);
             }
-            b'[' => {
-                let length = container_length(text, b'[', b']')?;
-                (Value::Array(&text[..length]), length)
-            }
-            b'{' => {
-                let length = container_length(text, b'{', b'}')?;
-                (Value::Object(&text[..length]), length)
-            }
-            _ => {
-                let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n');
-                let length = text.iter().position(ends).filter(|length| *length > 0)?;
-                (Value::Other(&text[..length]), length)
-            }
-        };
-        self.rest = &text[length..];
-        Some(value)
-    }
-}
-
-/// Bytes of the string that `text` begins with, quotes included.
-fn string_length(text: &[u8]) -> Option<usize> {
-    let mut at = 1;
-    loop {
-        at += memchr2(b'"', b'\\', text.get(at..)?)?;
-        if text[at] == b'"' {
-            return Some(at + 1);
+            self.at += 1;
         }
-        at += 2;
+    }
+
+    /// Where the next value begins, for `since`.
+    pub fn mark(&mut self) -> Option<usize> {
+        self.peek()?;
+        Some(self.at)
+    }
+
+    /// The text from `mark` to here.
+    pub fn since(&self, mark: usize) -> &'a [u8] {
+        &self.text[mark..self.at]
+    }
+
+    /// Takes an object; `member` is given each name, as it stands without its quotes, and takes the value.
+    pub fn object(&mut self, mut member: impl FnMut(&mut Self, &'a [u8]) -> Option<()>) -> Option<()> {
+        self.items(b'{', b'}', |scanner| {
+            let name = scanner.string()?;
+            scanner.expect(b':')?;
+            member(scanner, name)
+        })
+    }
+
+    /// Takes an array; `element` takes each element.
+    pub fn array(&mut self, element: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.items(b'[', b']', element)
+    }
+
+    /// Takes a string: what stands between its quotes, escapes included.
+    pub fn string(&mut self) -> Option<&'a [u8]> {
+        self.expect(b'"')?;
+        let begin = self.at;
+        self.at = string_end(self.text, begin)? + 1;
+        Some(&self.text[begin..self.at - 1])
+    }
+
+    /// Takes any value: its text, with quotes or brackets.
+    pub fn value(&mut self) -> Option<&'a [u8]> {
+        let begin = self.mark()?;
+        self.at = match self.text[begin] {
+            b'"' => string_end(self.text, begin + 1)? + 1,
+            b'[' => container_end(self.text, begin, b'[', b']')?,
+            b'{' => container_end(self.text, begin, b'{', b'}')?,
+            _ => scalar_end(self.text, begin)?,
+        };
+        Some(&self.text[begin..self.at])
+    }
+
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.at += 1)
+    }
+
+    /// Brackets, and items with commas between them.
+    fn items(&mut self, open: u8, close: u8, mut item: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.expect(open)?;
+        if self.peek()? == close {
+            self.at += 1;
+            return Some(());
+        }
+        loop {
+            item(self)?;
+            let after = self.peek()?;
+            self.at += 1;
+            if after == close {
+                return Some(());
+            }
+            if after != b',' {
+                return None;
+            }
+        }
     }
 }
 
-/// Bytes of the array or object that `text` begins with. Brackets of the other kind need no counting.
-fn container_length(text: &[u8], open: u8, close: u8) -> Option<usize> {
-    let mut at = 0;
+/// Where the quote is that ends the string whose text begins at `begin`: the first one with an even number of backslashes before it.
+/// Looking for quotes alone passes over `\n` and the like at full speed.
+fn string_end(text: &[u8], begin: usize) -> Option<usize> {
+    let mut at = begin;
+    loop {
+        at += memchr(b'"', &text[at..])?;
+        let backslashes = text[begin..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+        if backslashes % 2 == 0 {
+            return Some(at);
+        }
+        at += 1;
+    }
+}
+
+/// Behind the array or object that begins at `at`. Brackets of the other kind need no counting.
+fn container_end(text: &[u8], mut at: usize, open: u8, close: u8) -> Option<usize> {
     let mut depth = 0_usize;
     loop {
         at += memchr3(b'"', open, close, text.get(at..)?)?;
         if text[at] == b'"' {
-            at += string_length(&text[at..])?;
+            at = string_end(text, at + 1)? + 1;
             continue;
         }
+        depth = if text[at] == open { depth + 1 } else { depth - 1 };
         at += 1;
-        if text[at - 1] == open {
-            depth += 1;
-        } else {
-            depth -= 1;
-            if depth == 0 {
-                return Some(at);
-            }
+        if depth == 0 {
+            return Some(at);
         }
     }
+}
+
+/// Behind the number or literal that begins at `begin`.
+fn scalar_end(text: &[u8], begin: usize) -> Option<usize> {
+    let ends =
+        |byte: &u8| matches!(byte, b',' | b':' | b'"' | b'[' | b'{' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n');
+    let length = text[begin..].iter().position(ends)?;
+    (length > 0).then_some(begin + length)
 }

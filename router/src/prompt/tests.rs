@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// The key's text.
 fn key(body: &str) -> String {
-    String::from_utf8(routing_key(body.as_bytes()).into_owned()).unwrap()
+    String::from_utf8(scan(body.as_bytes(), None).key.text().to_vec()).unwrap()
 }
 
 #[test]
@@ -19,11 +20,37 @@ fn the_prompt_of_every_endpoint_is_found() {
 }
 
 #[test]
-fn a_string_is_borrowed_with_its_escapes() {
-    let body = br#" { "stop" : "\"text\": \"x\"" , "text" : "say \"hi\"\\ \u00e9" } "#;
-    let Cow::Borrowed(key) = routing_key(body) else { panic!("copied") };
-    assert_eq!(key, br#"say \"hi\"\\ \u00e9"#);
-    assert!(body.as_ptr_range().contains(&key.as_ptr()));
+fn a_string_counts_as_it_stands() {
+    let body = r#" { "stop" : "\"text\": \"x\"" , "text" : "say \"hi\"\\ \u00e9" } "#;
+    assert_eq!(key(body), r#"say \"hi\"\\ \u00e9"#);
+    assert_eq!(key(r#"{"text": "\\", "input": "\"no"}"#), r"\\");
+}
+
+#[test]
+fn model_stream_and_affinity_are_found() {
+    let scanned = |body: &'static str| scan(body.as_bytes(), Some("user"));
+    let found = scanned(r#"{"model": "org/m", "user": "a\"b", "stream": true, "prompt": "x"}"#);
+    assert_eq!((found.model.as_deref(), found.affinity, found.stream), (Some("org/m"), Some(&br#"a\"b"#[..]), true));
+    assert!(matches!(found.model, Some(Cow::Borrowed(_))));
+    let found = scanned(r#"{"model": "caf\u00e9 \"x\"", "user": -17.5, "stream": false}"#);
+    assert_eq!(
+        (found.model.as_deref(), found.affinity, found.stream),
+        (Some("café \"x\""), Some(&b"-17.5"[..]), false)
+    );
+    let found = scanned(r#"{"model": 7, "user": null, "stream": "true", "options": {"user": "u", "stream": true}}"#);
+    assert_eq!((found.model, found.affinity, found.stream), (None, None, false));
+    assert_eq!(scan(br#"{"user": "u"}"#, None).affinity, None);
+    assert_eq!(scan(br#"{"prompt": "p"}"#, Some("prompt")).affinity, Some(&b"p"[..]));
+    let broken = scanned(r#"{"model": "m", "user": "u", "stream": true, "prompt": "x" "y"}"#);
+    assert_eq!((broken.model, broken.affinity, broken.stream), (None, None, false));
+    assert_eq!(scanned(r#"{"model": "\u12"}"#).model, None);
+}
+
+#[test]
+fn the_last_of_several_members_of_one_name_counts() {
+    assert_eq!(key(r#"{"text": "a", "text": "b"}"#), "b");
+    assert_eq!(key(r#"{"messages": [{"role": "user", "content": "a"}], "messages": null, "text": "b"}"#), "b");
+    assert_eq!(key(r#"{"messages": [{"content": "a"}], "messages": [{"content": "b", "content": "c"}]}"#), "\x1fc\x1e");
 }
 
 #[test]
@@ -48,7 +75,7 @@ fn images_count_by_what_they_are_and_not_by_their_bytes() {
     let with = |image: &str| {
         let part = format!(r#"{{"type":"image_url","image_url":{{"url":"data:{image}"}}}}"#);
         let body = format!(r#"{{"messages":[{{"role":"user","content":[{part},{{"type":"text","text":"what?"}}]}}]}}"#);
-        routing_key(body.as_bytes()).into_owned()
+        scan(body.as_bytes(), None).key.text().to_vec()
     };
     let (cat, dog) = (with(&"c".repeat(100_000)), with(&"d".repeat(100_000)));
     assert_eq!(cat, with(&"c".repeat(100_000)));
@@ -113,6 +140,6 @@ proptest! {
 
     #[test]
     fn no_input_panics(body in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"{}[]\",:\\ tex".to_vec())], 0..200)) {
-        routing_key(&body);
+        scan(&body, Some("t"));
     }
 }
