@@ -98,6 +98,22 @@ pub struct RouterConfig {
     #[arg(long, value_name = "SECONDS", default_value_t = 1800.0, help_heading = FAILURES)]
     pub request_timeout_secs: f64,
 
+    /// Take the ready pods of a Kubernetes cluster as workers; needs --selector, and get, list and watch on pods
+    #[arg(long, help_heading = KUBERNETES)]
+    pub service_discovery: bool,
+
+    /// Labels that the pods of workers have, all of them: app=worker role=chat, or app=worker,role=chat
+    #[arg(long, value_name = "KEY=VALUE", num_args = 1.., value_delimiter = ',', help_heading = KUBERNETES)]
+    pub selector: Vec<String>,
+
+    /// Port that the workers in the pods listen on
+    #[arg(long, value_name = "PORT", default_value_t = 80, help_heading = KUBERNETES)]
+    pub service_discovery_port: u16,
+
+    /// Namespace of the pods; without it those of all namespaces, which takes a ClusterRole instead of a Role
+    #[arg(long, value_name = "NAME", help_heading = KUBERNETES)]
+    pub service_discovery_namespace: Option<String>,
+
     /// Least important messages that are logged; debug has one line a request
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info, help_heading = LOGGING)]
     pub log_level: LogLevel,
@@ -111,6 +127,7 @@ const LISTENING: &str = "Listening";
 const WORKERS: &str = "Workers";
 const ROUTING: &str = "Routing";
 const FAILURES: &str = "Failures";
+const KUBERNETES: &str = "Kubernetes";
 const LOGGING: &str = "Logging";
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize, Deserialize)]
@@ -193,7 +210,45 @@ impl RouterConfig {
                 return Err(format!("--{name} 0: must be at least 1"));
             }
         }
+        self.validate_discovery()?;
         self.urls().map(drop)
+    }
+
+    fn validate_discovery(&self) -> Result<(), String> {
+        self.label_selector()?;
+        match (self.service_discovery, self.selector.is_empty()) {
+            (true, true) => return Err("--service-discovery needs --selector, such as app=worker".to_owned()),
+            (false, false) => return Err("--selector is of no use without --service-discovery".to_owned()),
+            _ => {}
+        }
+        if self.service_discovery_port == 0 {
+            return Err("--service-discovery-port 0: must be at least 1".to_owned());
+        }
+        match &self.service_discovery_namespace {
+            Some(name) if !is_label(name) => {
+                Err(format!("--service-discovery-namespace {name}: not a name of a namespace"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `--selector` as the Kubernetes API takes it; an error for what cannot be the label of a pod.
+    pub fn label_selector(&self) -> Result<String, String> {
+        let labels = self.selector.iter().flat_map(|text| text.split([',', ' '])).filter(|label| !label.is_empty());
+        let labels: Vec<&str> = labels.collect();
+        for label in &labels {
+            let valid = label.split_once('=').is_some_and(|(key, value)| {
+                let (prefix, name) = key.split_once('/').unwrap_or(("prefix", key));
+                is_label(name)
+                    && !prefix.is_empty()
+                    && prefix.split('.').all(is_label)
+                    && (value.is_empty() || is_label(value))
+            });
+            if !valid {
+                return Err(format!("--selector {label}: expected KEY=VALUE, such as app=worker"));
+            }
+        }
+        Ok(labels.join(","))
     }
 
     /// The workers of `--worker-urls`, normalised; an invalid or repeated one is an error.
@@ -208,6 +263,14 @@ impl RouterConfig {
         }
         Ok(urls)
     }
+}
+
+/// A Kubernetes name or label: letters, digits, and inside also `-`, `_` and `.`; at most 63.
+fn is_label(text: &str) -> bool {
+    let outside = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63 && outside(bytes.first()) && outside(bytes.last()) && bytes.iter().all(inside)
 }
 
 /// An option in seconds as a duration; `validate` has bounded it.
@@ -306,6 +369,28 @@ mod tests {
         assert!(error.contains("unknown field `polcy`"), "{error}");
         let error = RouterConfig::from_json(r#"{"policy": "best"}"#).unwrap_err();
         assert_eq!(error, "--policy best: unknown; choose from cache_aware, round_robin, random");
+    }
+
+    #[test]
+    fn selectors_are_lists_of_labels() {
+        for args in [&["app=worker", "example.com/role=chat"][..], &["app=worker,example.com/role=chat"]] {
+            let config = parse(&[&["--service-discovery", "--selector"], args].concat()).unwrap();
+            assert_eq!(config.label_selector().unwrap(), "app=worker,example.com/role=chat");
+        }
+        let json = r#"{"service_discovery": true, "selector": ["app=worker role="]}"#;
+        assert_eq!(RouterConfig::from_json(json).unwrap().label_selector().unwrap(), "app=worker,role=");
+        for (args, expected) in [
+            (&["--service-discovery"][..], "--service-discovery needs --selector"),
+            (&["--selector", "app=worker"], "--selector is of no use without --service-discovery"),
+            (&["--service-discovery", "--selector", "app"], "--selector app: expected KEY=VALUE"),
+            (&["--service-discovery", "--selector", "=x"], "--selector =x: expected KEY=VALUE"),
+            (&["--service-discovery", "--selector", "a=b!"], "--selector a=b!: expected KEY=VALUE"),
+            (&["--service-discovery-port", "0"], "--service-discovery-port 0: must be at least 1"),
+            (&["--service-discovery-namespace", "a/b"], "--service-discovery-namespace a/b: not a name"),
+        ] {
+            let error = parse(args).unwrap_err();
+            assert!(error.contains(expected), "{args:?}: {error}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod body;
 pub mod config;
 mod connection;
 mod control;
-mod discovery;
+pub mod discovery;
 mod error;
 pub mod fleet;
 mod forward;

@@ -36,6 +36,7 @@ pub struct Router {
     stop: oneshot::Sender<Duration>,
     serving: JoinHandle<()>,
     maintenance: JoinHandle<()>,
+    pods: Option<JoinHandle<()>>,
 }
 
 impl Router {
@@ -46,6 +47,7 @@ impl Router {
         let address = listener.local_addr()?;
         let fleet = Fleet::new(&config);
         discovery::add_listed(&fleet, urls);
+        let pods = discovery::kubernetes::start(&config, &fleet).await?;
         let app = App {
             forwarder: Arc::new(Forwarder::new(fleet.clone(), &config)),
             control: control::routes(fleet.clone(), &config),
@@ -53,7 +55,7 @@ impl Router {
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, app, stopped));
         let maintenance = tokio::spawn(maintain(fleet.clone(), seconds(config.eviction_interval)));
-        let router = Self { address, host: config.host, fleet, stop, serving, maintenance };
+        let router = Self { address, host: config.host, fleet, stop, serving, maintenance, pods };
         info!(url = router.url(), policy = config.policy, "router listens");
         Ok(router)
     }
@@ -74,6 +76,7 @@ impl Router {
     /// Stops accepting, gives running answers up to `timeout`, then drops them.
     pub async fn stop(self, timeout: Duration) {
         self.maintenance.abort();
+        self.pods.as_ref().inspect(|pods| pods.abort());
         // The receiver lives as long as the task that is waited for next.
         let _ = self.stop.send(timeout);
         if let Err(error) = self.serving.await {

@@ -2,6 +2,7 @@
 
 mod control;
 mod failures;
+mod kubernetes;
 mod membership;
 mod pass_through;
 mod streaming;
