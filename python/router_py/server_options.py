@@ -101,12 +101,27 @@ def _add_router_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--router-{option['name']}",
             dest=PREFIX + key,
-            type=_READERS[type(defaults[key])],
-            choices=option["choices"],
             default=argparse.SUPPRESS,
-            metavar=None if option["choices"] else option["value_name"],
-            help=f"{option['help']}. Default: {option['default']}.".replace("%", "%%"),
+            help=_help(option).replace("%", "%%"),
+            **_reading(option, defaults[key]),
         )
+
+
+def _help(option: dict[str, Any]) -> str:
+    has_default = option["takes_value"] and option["default"] is not None
+    return f"{option['help']}." + (f" Default: {option['default']}." if has_default else "")
+
+
+def _reading(option: dict[str, Any], default: Any) -> dict[str, Any]:
+    """How argparse reads a router option. An option without a default is a text."""
+    if not option["takes_value"]:
+        return {"action": "store_true"}
+    return {
+        "type": _READERS.get(type(default), str),
+        "nargs": "+" if option["multiple"] else None,
+        "choices": option["choices"],
+        "metavar": None if option["choices"] else option["value_name"],
+    }
 
 
 def _count(text: str) -> int:
@@ -117,4 +132,4 @@ def _count(text: str) -> int:
 
 
 # How the text of a router option is read, by the type of its default.
-_READERS: dict[type, Callable[[str], Any]] = {int: _count, float: float, str: str}
+_READERS: dict[type, Callable[[str], Any]] = {int: _count, float: float}

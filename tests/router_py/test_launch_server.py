@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from router_py import _core
+from router_py import _core, server_options
 from worker.config import ServerArgs
 
 MODULES = {
@@ -64,12 +64,25 @@ def test_a_port_that_is_taken_is_named_in_one_line(command):
     assert result.stderr.count("\n") == 1
 
 
+def test_options_of_the_router_reach_it_with_their_types():
+    flags = ["--router-service-discovery", "--router-selector", "app=worker", "role=chat"]
+    flags += ["--router-service-discovery-namespace", "production"]
+    flags += ["--router-service-discovery-port", "8000"]
+    assert server_options.parse(flags).router == {
+        "service_discovery": True,
+        "selector": ["app=worker", "role=chat"],
+        "service_discovery_namespace": "production",
+        "service_discovery_port": 8000,
+    }
+
+
 @pytest.mark.parametrize(
     ("flags", "wrong"),
     [
         (["--dp-size", "0"], "0"),
         (["--port", "99999"], "99999"),
         (["--router-policy", "best"], "best"),
+        (["--router-service-discovery"], "--router-service-discovery needs --selector"),
         (["--mem-fraction-static", "2"], "2"),
         (["--no-such-flag"], "--no-such-flag"),
     ],

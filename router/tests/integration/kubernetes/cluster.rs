@@ -137,7 +137,7 @@ impl Cluster {
         Api::namespaced(self.admin.clone(), namespace)
     }
 
-    /// The rights of `k8s/router.yaml`, and no others.
+    /// The rights of `k8s/router-rbac.yaml`, and no others.
     async fn allow_the_router_what_it_needs(&self) {
         let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]);
         let metadata = json!({"name": "router"});
