@@ -9,6 +9,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use crate::admission::Permit;
 use crate::forward::Stream;
 
 /// Why a response breaks off: shown to nobody but the log, since the connection is all that is left to close.
@@ -50,6 +51,8 @@ pub enum Body {
     /// Made by a control route.
     Control(axum::body::Body),
     Worker(Box<Stream>),
+    /// An answer that occupies one of the places of `--max-concurrent-requests`.
+    Admitted(Box<(Body, Permit)>),
 }
 
 impl HttpBody for Body {
@@ -61,6 +64,7 @@ impl HttpBody for Body {
             Self::Complete(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
             Self::Control(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Self::Worker(stream) => Pin::new(stream.as_mut()).poll_frame(context),
+            Self::Admitted(admitted) => Pin::new(&mut admitted.0).poll_frame(context),
         }
     }
 
@@ -69,6 +73,7 @@ impl HttpBody for Body {
             Self::Complete(body) => body.is_end_stream(),
             Self::Control(body) => body.is_end_stream(),
             Self::Worker(stream) => stream.is_end_stream(),
+            Self::Admitted(admitted) => admitted.0.is_end_stream(),
         }
     }
 
@@ -77,6 +82,7 @@ impl HttpBody for Body {
             Self::Complete(body) => body.size_hint(),
             Self::Control(body) => body.size_hint(),
             Self::Worker(stream) => stream.size_hint(),
+            Self::Admitted(admitted) => admitted.0.size_hint(),
         }
     }
 }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
-use serde::{Deserialize, Serialize};
+use http::HeaderValue;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::fleet::WorkerUrl;
 use crate::policy;
+use crate::secret::Secret;
 
 /// Options of the router. Field names are the long options with underscores; a missing key takes the option's default.
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
@@ -33,6 +35,35 @@ pub struct RouterConfig {
     /// Threads that serve requests; 0 takes one for each CPU
     #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = LISTENING)]
     pub threads: usize,
+
+    /// How long answers in progress may go on after SIGTERM; a second SIGTERM, and Ctrl-C, end them at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 25.0, help_heading = LISTENING)]
+    pub shutdown_grace_secs: f64,
+
+    /// Requests that may run at the same time on all workers together; 0 for no limit
+    #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = ADMISSION)]
+    pub max_concurrent_requests: usize,
+
+    /// Requests that may wait while --max-concurrent-requests are running; one more is answered with 429
+    #[arg(long, value_name = "COUNT", default_value_t = 100, help_heading = ADMISSION)]
+    pub queue_size: usize,
+
+    /// How long a request may wait for others to end; then it is answered with 429
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, help_heading = ADMISSION)]
+    pub queue_timeout_secs: f64,
+
+    /// Key that clients must send as "Authorization: Bearer KEY"; may be repeated, any of the keys will do
+    #[arg(long, value_name = "KEY", env = "RADIXFLEET_API_KEY", hide_env_values = true, value_delimiter = ',', help_heading = SECURITY)]
+    #[serde(deserialize_with = "one_or_many")]
+    pub api_key: Vec<Secret>,
+
+    /// Key for the routes that change the fleet (/workers, /add_worker, /flush_cache, …); without it --api-key guards them
+    #[arg(long, value_name = "KEY", env = "RADIXFLEET_ADMIN_API_KEY", hide_env_values = true, help_heading = SECURITY)]
+    pub admin_api_key: Option<Secret>,
+
+    /// Key that the router sends to workers, in place of the client's
+    #[arg(long, value_name = "KEY", env = "RADIXFLEET_WORKER_API_KEY", hide_env_values = true, help_heading = SECURITY)]
+    pub worker_api_key: Option<Secret>,
 
     /// Workers to route to, such as http://10.0.0.1:30001; they may come up later than the router
     #[arg(long, value_name = "URL", num_args = 0.., help_heading = WORKERS)]
@@ -124,6 +155,8 @@ pub struct RouterConfig {
 }
 
 const LISTENING: &str = "Listening";
+const ADMISSION: &str = "Admission";
+const SECURITY: &str = "Authentication and TLS";
 const WORKERS: &str = "Workers";
 const ROUTING: &str = "Routing";
 const FAILURES: &str = "Failures";
@@ -169,8 +202,18 @@ impl RouterConfig {
 
     /// Parses and validates a JSON object of options; unknown keys are refused.
     pub fn from_json(json: &str) -> Result<Self, String> {
-        let config: Self =
-            serde_json::from_str(json).map_err(|error| format!("invalid router configuration: {error}"))?;
+        let mut deserializer = serde_json::Deserializer::from_str(json);
+        let config: Self = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            let reason = error.inner().to_string();
+            // The position within JSON that a program wrote helps nobody.
+            let reason = reason.split(" at line ").next().unwrap_or_default();
+            match error.path().to_string().as_str() {
+                path if path == "." || reason.starts_with("unknown field") => {
+                    format!("invalid router configuration: {reason}")
+                }
+                path => format!("--{}: {reason}", path.replace('_', "-")),
+            }
+        })?;
         config.validate()?;
         Ok(config)
     }
@@ -195,6 +238,7 @@ impl RouterConfig {
             ("eviction-interval", self.eviction_interval),
             ("connect-timeout-secs", self.connect_timeout_secs),
             ("request-timeout-secs", self.request_timeout_secs),
+            ("queue-timeout-secs", self.queue_timeout_secs),
         ] {
             if !(seconds > 0.0 && seconds <= 1e9) {
                 return Err(format!("--{name} {seconds}: must be a number of seconds above 0"));
@@ -210,8 +254,32 @@ impl RouterConfig {
                 return Err(format!("--{name} 0: must be at least 1"));
             }
         }
+        if !(0.0..=1e9).contains(&self.shutdown_grace_secs) {
+            return Err(format!("--shutdown-grace-secs {}: must be a number of seconds", self.shutdown_grace_secs));
+        }
+        self.validate_keys()?;
         self.validate_discovery()?;
         self.urls().map(drop)
+    }
+
+    /// Keys that no request could carry are mistakes; the error does not show them.
+    fn validate_keys(&self) -> Result<(), String> {
+        let clients = self.api_key.iter().map(|key| ("api-key", key));
+        let admin = self.admin_api_key.iter().map(|key| ("admin-api-key", key));
+        let worker = self.worker_api_key.iter().map(|key| ("worker-api-key", key));
+        match clients.chain(admin).chain(worker).find(|(_, key)| !key.is_sendable()) {
+            Some((name, _)) => Err(format!("--{name}: a key is one or more visible ASCII characters without blanks")),
+            None => Ok(()),
+        }
+    }
+
+    /// The `Authorization` header of everything that is sent to workers, if the router has a key for them.
+    pub fn worker_authorization(&self) -> Option<HeaderValue> {
+        let key = self.worker_api_key.as_ref()?;
+        let bearer = format!("Bearer {}", key.reveal());
+        let mut value = HeaderValue::from_str(&bearer).expect("validated: the key can stand in a header");
+        value.set_sensitive(true);
+        Some(value)
     }
 
     fn validate_discovery(&self) -> Result<(), String> {
@@ -263,6 +331,20 @@ impl RouterConfig {
         }
         Ok(urls)
     }
+}
+
+/// A list, or its only element without brackets.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or a list of strings")]
+    enum OneOrMany {
+        One(Secret),
+        Many(Vec<Secret>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    })
 }
 
 /// A Kubernetes name or label: letters, digits, and inside also `-`, `_` and `.`; at most 63.
@@ -367,8 +449,34 @@ mod tests {
         }
         let error = RouterConfig::from_json(r#"{"polcy": "random"}"#).unwrap_err();
         assert!(error.contains("unknown field `polcy`"), "{error}");
+        for (json, expected) in [
+            (r#"{"port": "x"}"#, "--port: invalid type: string \"x\", expected u16"),
+            (r#"{"port": 70000}"#, "--port: invalid value: integer `70000`, expected u16"),
+            (r#"{"worker_urls": "a:1"}"#, "--worker-urls: invalid type: string \"a:1\", expected a sequence"),
+            (r#"{"worker_urls": ["a:1", 2]}"#, "--worker-urls[1]: invalid type: integer `2`, expected a string"),
+            (r#"{"log_level": "loud"}"#, "--log-level: unknown variant `loud`, expected one of"),
+            (r#"{"api_key": 7}"#, "--api-key: expected a string or a list of strings"),
+            ("[", "invalid router configuration: EOF"),
+        ] {
+            let error = RouterConfig::from_json(json).unwrap_err();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
         let error = RouterConfig::from_json(r#"{"policy": "best"}"#).unwrap_err();
         assert_eq!(error, "--policy best: unknown; choose from cache_aware, round_robin, random");
+    }
+
+    #[test]
+    fn keys_are_taken_and_not_shown() {
+        let config = parse(&["--api-key", "one", "--api-key", "two", "--worker-api-key", "w"]).unwrap();
+        assert_eq!(config.api_key, [Secret::from("one"), Secret::from("two")]);
+        assert_eq!(RouterConfig::from_json(r#"{"api_key": "one"}"#).unwrap().api_key, [Secret::from("one")]);
+        assert_eq!(config.worker_authorization().unwrap(), "Bearer w");
+        assert!(!format!("{config:?}").contains("two"));
+        for name in ["api-key", "admin-api-key", "worker-api-key"] {
+            let error = parse(&[&format!("--{name}"), "top secret"]).unwrap_err();
+            assert!(error.contains(&format!("--{name}: a key is one or more visible ASCII characters")), "{error}");
+            assert!(!error.contains("top"), "{error}");
+        }
     }
 
     #[test]

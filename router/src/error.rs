@@ -1,10 +1,10 @@
 //! The router's own errors, in the OpenAI error shape.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Why the router answers a request itself, with the words that the client gets.
 #[derive(Debug, PartialEq)]
@@ -12,16 +12,25 @@ pub enum RouterError {
     /// Malformed input of a control route, or a body that broke off.
     BadRequest(String),
     UnknownPath(String),
+    /// Something else than a path that is not there.
+    NotFound(String),
+    /// What was asked for contradicts what is there.
+    Conflict(String),
     /// The methods that the path knows, as in the `Allow` header.
     WrongMethod(&'static str),
     BodyTooLarge {
         limit: usize,
     },
+    /// The option whose key the request lacks.
+    Unauthorized(&'static str),
+    /// Too many requests are running and waiting.
+    RateLimited(String),
     NoHealthyWorker {
         workers: usize,
     },
     /// Every try failed before a worker began to answer; holds how the last one did.
     WorkersFailed(String),
+    ShuttingDown,
     /// The router itself is short of something, such as sockets.
     Exhausted(String),
     TimedOut {
@@ -34,18 +43,40 @@ impl RouterError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::UnknownPath(_) => StatusCode::NOT_FOUND,
+            Self::UnknownPath(_) | Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Conflict(_) => StatusCode::CONFLICT,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoHealthyWorker { .. } | Self::Exhausted(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoHealthyWorker { .. } | Self::Exhausted(_) | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::WorkersFailed(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
+    /// What programs tell it by: OpenAI's name where there is one, else the status.
+    fn code(&self) -> Value {
+        match self {
+            Self::Unauthorized(_) => "invalid_api_key".into(),
+            Self::RateLimited(_) => "rate_limit_exceeded".into(),
+            _ => self.status().as_u16().into(),
+        }
+    }
+
     fn message(&self) -> String {
         match self {
-            Self::BadRequest(reason) | Self::WorkersFailed(reason) | Self::Exhausted(reason) => reason.clone(),
+            Self::BadRequest(reason)
+            | Self::NotFound(reason)
+            | Self::Conflict(reason)
+            | Self::RateLimited(reason)
+            | Self::WorkersFailed(reason)
+            | Self::Exhausted(reason) => reason.clone(),
+            Self::Unauthorized(option) => {
+                format!(
+                    "the key is missing or wrong: send \"Authorization: Bearer KEY\" with a key of the router ({option})"
+                )
+            }
             Self::UnknownPath(path) => format!("the router has no path {path}"),
             Self::WrongMethod(allowed) => format!("method not allowed; use {allowed}"),
             Self::BodyTooLarge { limit } => {
@@ -55,6 +86,7 @@ impl RouterError {
             Self::NoHealthyWorker { workers } => {
                 format!("no healthy worker: none of the {workers} in the fleet answers /health; retry later")
             }
+            Self::ShuttingDown => "the router is shutting down".to_owned(),
             Self::TimedOut { worker, seconds } => {
                 format!("worker {worker} did not begin to answer within {seconds} s (--request-timeout-secs)")
             }
@@ -64,7 +96,7 @@ impl RouterError {
     /// The complete answer.
     pub fn response(&self) -> Response<Full<Bytes>> {
         let status = self.status();
-        let body = error_json(status, &self.message());
+        let body = shape(status, &self.message(), self.code());
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -72,7 +104,10 @@ impl RouterError {
         if let Self::WrongMethod(allowed) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if let Self::Unauthorized(_) = self {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -81,11 +116,17 @@ impl RouterError {
 
 /// `{"error": {"message", "type", "param", "code"}}` as text.
 pub fn error_json(status: StatusCode, message: &str) -> String {
+    shape(status, message, status.as_u16().into())
+}
+
+fn shape(status: StatusCode, message: &str, code: Value) -> String {
     let kind = match status {
+        StatusCode::UNAUTHORIZED => "authentication_error",
         StatusCode::NOT_FOUND => "not_found_error",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
         StatusCode::SERVICE_UNAVAILABLE => "service_unavailable_error",
         status if status.is_client_error() => "invalid_request_error",
         _ => "server_error",
     };
-    json!({"error": {"message": message, "type": kind, "param": null, "code": status.as_u16()}}).to_string()
+    json!({"error": {"message": message, "type": kind, "param": null, "code": code}}).to_string()
 }

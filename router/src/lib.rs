@@ -1,5 +1,7 @@
 //! The radixfleet router: sends every request to the worker that will answer it soonest.
 
+mod admission;
+mod auth;
 pub mod background;
 mod body;
 pub mod config;
@@ -16,6 +18,7 @@ pub mod prefix;
 pub mod prompt;
 #[cfg(feature = "python")]
 mod python;
+pub mod secret;
 pub mod server;
 mod upstream;
 

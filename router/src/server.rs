@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router as ControlRoutes;
@@ -15,10 +16,12 @@ use tokio::task::JoinHandle;
 use tower_service::Service;
 use tracing::{debug, info, warn};
 
+use crate::admission::Admission;
+use crate::auth::{Access, Keys};
 use crate::body::{Body, RequestBody, complete};
 use crate::config::{RouterConfig, seconds};
 use crate::connection;
-use crate::control;
+use crate::control::Control;
 use crate::discovery;
 use crate::error::RouterError;
 use crate::fleet::Fleet;
@@ -32,6 +35,7 @@ pub struct Router {
     address: SocketAddr,
     host: String,
     fleet: Arc<Fleet>,
+    stopping: Arc<AtomicBool>,
     /// Carries how long running answers may go on.
     stop: oneshot::Sender<Duration>,
     serving: JoinHandle<()>,
@@ -48,14 +52,18 @@ impl Router {
         let fleet = Fleet::new(&config);
         discovery::add_listed(&fleet, urls);
         let pods = discovery::kubernetes::start(&config, &fleet).await?;
+        let admission = Arc::new(Admission::new(&config));
+        let control = Control::new(fleet.clone(), admission.clone(), &config);
+        let stopping = control.stopping.clone();
         let app = App {
-            forwarder: Arc::new(Forwarder::new(fleet.clone(), &config)),
-            control: control::routes(fleet.clone(), &config),
+            keys: Arc::new(Keys::new(&config)),
+            forwarder: Arc::new(Forwarder::new(fleet.clone(), admission, &config)),
+            control: control.routes(),
         };
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, app, stopped));
         let maintenance = tokio::spawn(maintain(fleet.clone(), seconds(config.eviction_interval)));
-        let router = Self { address, host: config.host, fleet, stop, serving, maintenance, pods };
+        let router = Self { address, host: config.host, fleet, stopping, stop, serving, maintenance, pods };
         info!(url = router.url(), policy = config.policy, "router listens");
         Ok(router)
     }
@@ -75,6 +83,7 @@ impl Router {
 
     /// Stops accepting, gives running answers up to `timeout`, then drops them.
     pub async fn stop(self, timeout: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
         self.maintenance.abort();
         self.pods.as_ref().inspect(|pods| pods.abort());
         // The receiver lives as long as the task that is waited for next.
@@ -152,6 +161,7 @@ async fn maintain(fleet: Arc<Fleet>, interval: Duration) {
 /// What answers requests.
 #[derive(Clone)]
 struct App {
+    keys: Arc<Keys>,
     forwarder: Arc<Forwarder>,
     control: ControlRoutes,
 }
@@ -170,19 +180,28 @@ enum Route {
 impl App {
     async fn answer(self, request: Request<RequestBody>) -> Result<Response<Body>, Infallible> {
         let id = forward::request_id(request.headers());
-        let mut response = match route(request.method(), request.uri().path()) {
-            Route::Forward => match self.forwarder.forward(request, &id).await {
-                Ok(response) => response,
-                Err(error) => {
-                    log_failure(&id, &error);
-                    complete(error.response())
-                }
-            },
-            Route::WrongMethod(allowed) => complete(RouterError::WrongMethod(allowed).response()),
-            Route::Control => self.control.clone().call(request).await?.map(Body::Control),
-        };
+        let mut response = self.route(request, &id).await.unwrap_or_else(|error| {
+            log_failure(&id, &error);
+            complete(error.response())
+        });
         response.headers_mut().insert(forward::REQUEST_ID, id);
         Ok(response)
+    }
+
+    async fn route(&self, mut request: Request<RequestBody>, id: &HeaderValue) -> Result<Response<Body>, RouterError> {
+        let path = request.uri().path();
+        self.keys.check(Access::of(path), request.headers())?;
+        match route(request.method(), path) {
+            Route::Forward => {
+                self.keys.replace(request.headers_mut());
+                self.forwarder.forward(request, id).await
+            }
+            Route::WrongMethod(allowed) => Err(RouterError::WrongMethod(allowed)),
+            Route::Control => {
+                let Ok(response) = self.control.clone().call(request).await;
+                Ok(response.map(Body::Control))
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +16,11 @@ pub struct Parameters {
     url: Option<String>,
 }
 
-impl Parameters {
-    fn url(self) -> Result<WorkerUrl, RouterError> {
-        let text = self.url.ok_or_else(|| RouterError::BadRequest("the query parameter url is missing".to_owned()))?;
-        WorkerUrl::parse(&text).map_err(RouterError::BadRequest)
-    }
+/// The worker that the query names.
+fn asked_for(parameters: Result<Query<Parameters>, QueryRejection>) -> Result<WorkerUrl, RouterError> {
+    let Query(parameters) = parameters.map_err(|error| RouterError::BadRequest(error.body_text()))?;
+    let missing = || RouterError::BadRequest("the query parameter url is missing".to_owned());
+    WorkerUrl::parse(&parameters.url.ok_or_else(missing)?).map_err(RouterError::BadRequest)
 }
 
 #[derive(Serialize)]
@@ -31,9 +32,9 @@ pub struct Workers {
 /// whoever asked for it goes away before.
 pub async fn add_worker(
     State(control): State<Control>,
-    Query(parameters): Query<Parameters>,
+    parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<String, RouterError> {
-    let url = parameters.url()?;
+    let url = asked_for(parameters)?;
     let worker = control.fleet.add(url.clone()).map_err(RouterError::BadRequest)?;
     let mut pending = Pending { fleet: &control.fleet, url: Some(&url) };
     match tokio::time::timeout(control.startup_timeout, worker.wait_until_healthy()).await {
@@ -51,9 +52,9 @@ pub async fn add_worker(
 /// Takes a worker out of the fleet; the requests that it is answering end first.
 pub async fn remove_worker(
     State(control): State<Control>,
-    Query(parameters): Query<Parameters>,
+    parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<String, RouterError> {
-    let url = parameters.url()?;
+    let url = asked_for(parameters)?;
     control.fleet.remove(&url).map_err(RouterError::BadRequest)?;
     Ok(format!("Successfully removed worker: {url}"))
 }

@@ -21,6 +21,7 @@ pub use self::headers::{REQUEST_ID, request_id};
 pub use self::read::read_body;
 pub use self::stream::Stream;
 use self::stream::{Record, is_event_stream};
+use crate::admission::Admission;
 use crate::body::{Body, RequestBody};
 use crate::config::{RouterConfig, seconds};
 use crate::error::RouterError;
@@ -32,6 +33,7 @@ use crate::upstream::{Answer, Connection};
 /// Sends requests on to workers.
 pub struct Forwarder {
     fleet: Arc<Fleet>,
+    admission: Arc<Admission>,
     max_payload_bytes: usize,
     max_worker_attempts: u32,
     max_retries: u32,
@@ -54,9 +56,10 @@ enum Failure {
 // ===== impl Forwarder =====
 
 impl Forwarder {
-    pub fn new(fleet: Arc<Fleet>, config: &RouterConfig) -> Self {
+    pub fn new(fleet: Arc<Fleet>, admission: Arc<Admission>, config: &RouterConfig) -> Self {
         Self {
             fleet,
+            admission,
             max_payload_bytes: config.max_payload_size,
             max_worker_attempts: config.max_worker_retries,
             max_retries: config.max_total_retries,
@@ -74,6 +77,8 @@ impl Forwarder {
         let begun = Instant::now();
         let (parts, body) = request.into_parts();
         let body = read_body(body, &parts.headers, self.max_payload_bytes).await?;
+        // With the body read, the connection notices when a client that waits goes away.
+        let permit = self.admission.admit().await?;
         let key = prompt::scan(&body, None).key;
         let mut outgoing = Request::new(body);
         *outgoing.method_mut() = parts.method;
@@ -86,7 +91,7 @@ impl Forwarder {
         headers::towards_client(&mut parts.headers, placement.worker().url().text_header());
         let record = Record::new(id.clone(), outgoing.uri().clone(), parts.status, begun);
         let stream = Stream::new(is_event_stream(&parts.headers), answer, placement, record);
-        Ok(Response::from_parts(parts, Body::Worker(Box::new(stream))))
+        Ok(Response::from_parts(parts, permit.hold(Body::Worker(Box::new(stream)))))
     }
 
     /// Tries until a worker answers.

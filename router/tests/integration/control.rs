@@ -85,3 +85,23 @@ async fn stopping_drops_answers_that_take_longer() {
     assert!(waiting.await.unwrap(), "the client sees that there is no answer");
     eventually("the worker is told", || worker.in_progress() == 0).await;
 }
+
+#[tokio::test]
+async fn the_fleets_load_can_be_asked_for() {
+    let worker = TestWorker::start(|_| std::future::pending()).await;
+    let router = router(config(&[&worker])).await;
+    let url = router.url();
+    let waiting = tokio::spawn(async move { post(&url, "/generate", "{}").await });
+    eventually("the request is at the worker", || worker.in_progress() == 1).await;
+    let load = get(&router.url(), "/get_load").await.json().await;
+    let expected = serde_json::json!({"load": 1, "waiting": 0, "workers": [{"url": worker.url, "load": 1}]});
+    assert_eq!(load, expected);
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn a_router_without_workers_is_alive_and_not_ready() {
+    let router = Router::start(config(&[])).await.unwrap();
+    assert_eq!(get(&router.url(), "/liveness").await.status, StatusCode::OK);
+    assert_eq!(get(&router.url(), "/readiness").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}

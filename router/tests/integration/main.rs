@@ -1,5 +1,6 @@
 //! The router as clients and workers see it: real sockets, and small workers of the tests' own.
 
+mod access;
 mod control;
 mod failures;
 mod kubernetes;
@@ -7,3 +8,4 @@ mod membership;
 mod pass_through;
 mod streaming;
 mod support;
+mod workers_api;

@@ -1,0 +1,74 @@
+//! The routes that the router answers itself.
+
+mod cache;
+mod health;
+mod load;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use http::{HeaderValue, Uri};
+
+use crate::admission::Admission;
+use crate::config::{RouterConfig, seconds};
+use crate::discovery::{http_api, rest_api};
+use crate::error::RouterError;
+use crate::fleet::Fleet;
+
+/// What control routes need.
+#[derive(Clone)]
+pub struct Control {
+    pub fleet: Arc<Fleet>,
+    pub admission: Arc<Admission>,
+    pub startup_timeout: Duration,
+    /// The `Authorization` header of requests to workers.
+    pub worker_authorization: Option<HeaderValue>,
+    /// Set when the router begins to shut down.
+    pub stopping: Arc<AtomicBool>,
+}
+
+// ===== impl Control =====
+
+impl Control {
+    pub fn new(fleet: Arc<Fleet>, admission: Arc<Admission>, config: &RouterConfig) -> Self {
+        Self {
+            fleet,
+            admission,
+            startup_timeout: seconds(config.worker_startup_timeout_secs),
+            worker_authorization: config.worker_authorization(),
+            stopping: Arc::default(),
+        }
+    }
+
+    pub fn routes(self) -> Router {
+        Router::new()
+            .route("/health", only("GET", get(health::health)))
+            .route("/readiness", only("GET", get(health::health)))
+            .route("/liveness", only("GET", get(health::liveness)))
+            .route("/get_load", only("GET", get(load::get_load)))
+            .route("/flush_cache", only("GET, POST", get(cache::flush_cache).post(cache::flush_cache)))
+            .route("/add_worker", only("POST", post(http_api::add_worker)))
+            .route("/remove_worker", only("POST", post(http_api::remove_worker)))
+            .route("/list_workers", only("GET", get(http_api::list_workers)))
+            .route("/workers", only("GET, POST", get(rest_api::list).post(rest_api::create)))
+            .route("/workers/{id}", only("GET, DELETE", get(rest_api::show).delete(rest_api::delete)))
+            .fallback(|uri: Uri| async move { RouterError::UnknownPath(uri.path().to_owned()) })
+            .with_state(self)
+    }
+}
+
+/// A route that tells a client with another method which ones it knows.
+fn only(allowed: &'static str, methods: MethodRouter<Control>) -> MethodRouter<Control> {
+    methods.fallback(move |_: State<Control>| async move { RouterError::WrongMethod(allowed) })
+}
+
+impl IntoResponse for RouterError {
+    fn into_response(self) -> Response {
+        self.response().map(axum::body::Body::new)
+    }
+}
