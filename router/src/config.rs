@@ -105,11 +105,11 @@ pub struct RouterConfig {
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0001, help_heading = ROUTING)]
     pub balance_rel_threshold: f64,
 
-    /// cache_aware: pause between two cycles that evict the least recently used prompts from the prefix index
+    /// Pause between two cycles of the prefix index's housekeeping, which gives the memory of evicted prompts back
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, help_heading = ROUTING)]
     pub eviction_interval: f64,
 
-    /// cache_aware: bytes of prompt text that the prefix index keeps for each worker (never more than 1/8 above it between cycles)
+    /// Most that the prefix index notes about one worker's cache, in bytes of prompt text plus 128 for each of its pieces; the memory it takes is less
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 24, help_heading = ROUTING)]
     pub max_tree_size: usize,
 

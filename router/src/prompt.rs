@@ -30,10 +30,15 @@ pub struct Scanned<'a> {
 
 /// Looks through a request body. `affinity_field` names a member of it, such as `user`.
 pub fn scan<'a>(body: &'a [u8], affinity_field: Option<&str>) -> Scanned<'a> {
-    let affinity_field = affinity_field.map(str::as_bytes);
+    let Some((fields, scanned)) = members(body, affinity_field.map(str::as_bytes)) else { return Scanned::default() };
+    Scanned { key: fields.key(), ..scanned }
+}
+
+/// Everything but the key itself; `None` of what is not a JSON object.
+fn members<'a>(body: &'a [u8], affinity_field: Option<&[u8]>) -> Option<(Fields<'a>, Scanned<'a>)> {
     let mut fields = Fields::default();
     let mut scanned = Scanned::default();
-    let whole = Scanner::new(body).object(|scanner, name| {
+    Scanner::new(body).object(|scanner, name| {
         let begin = scanner.mark()?;
         let is_conversation = name == b"messages" && scanner.peek()? == b'[';
         if is_conversation {
@@ -57,12 +62,8 @@ pub fn scan<'a>(body: &'a [u8], affinity_field: Option<&str>) -> Scanned<'a> {
             scanned.affinity = string_or_number(value);
         }
         Some(())
-    });
-    if whole.is_none() {
-        return Scanned::default();
-    }
-    scanned.key = fields.key();
-    scanned
+    })?;
+    Some((fields, scanned))
 }
 
 /// The fields that make the key.
@@ -84,16 +85,18 @@ enum Piece<'a> {
 // ===== impl Fields =====
 
 impl Fields<'_> {
-    /// Of a conversation: tools first, as chat templates have them in the system prompt, then the messages.
-    fn key(self) -> Key {
-        let Some(messages) = self.messages else {
-            return self.prompts.into_iter().flatten().next().map(Key::new).unwrap_or_default();
-        };
-        let tools = self.tools.iter().flat_map(|tools| [*tools, AFTER_MESSAGE]);
-        let pieces = || tools.clone().chain(messages.iter().map(Piece::bytes));
-        let mut key = KeyBuilder::with_capacity(pieces().map(<[u8]>::len).sum());
-        pieces().for_each(|piece| key.push(piece));
+    fn key(&self) -> Key {
+        let mut key = KeyBuilder::with_capacity(self.pieces().map(<[u8]>::len).sum());
+        self.pieces().for_each(|piece| key.push(piece));
         key.finish()
+    }
+
+    /// The text of the key. Of a conversation: tools first, as chat templates have them in the system prompt, then the messages.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let prompt = self.prompts.iter().flatten().next().filter(|_| self.messages.is_none());
+        let tools = self.tools.filter(|_| self.messages.is_some());
+        let tools = tools.into_iter().flat_map(|tools| [tools, AFTER_MESSAGE]);
+        prompt.copied().into_iter().chain(tools).chain(self.messages.iter().flatten().map(Piece::bytes))
     }
 }
 

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fleet::{LoadGuard, WorkerUrl};
+use crate::prefix::BLOCK_BYTES;
 
 /// Workers with ids from 0, healthy and idle.
 fn workers(count: WorkerId) -> Vec<Arc<Worker>> {
@@ -160,7 +161,8 @@ proptest! {
         let mut held = vec![Vec::new(); usize::from(count)];
         let mut running = Vec::new();
         for (key, ends) in steps {
-            let key = key.into_bytes();
+            // The prefix index looks at blocks: each letter is one.
+            let key = key.bytes().flat_map(|letter| [letter; BLOCK_BYTES]).collect::<Vec<u8>>();
             let loads: Vec<usize> = workers.iter().map(|worker| worker.load()).collect();
             let guard = assign(&policy, &key, &workers).unwrap();
             let chosen = usize::from(guard.worker().id());
