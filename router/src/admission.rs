@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::body::Body;
 use crate::config::{RouterConfig, seconds};
 use crate::error::RouterError;
 
@@ -21,7 +20,7 @@ pub struct Admission {
 }
 
 /// A place among the running requests, given back on drop.
-pub struct Permit(Option<OwnedSemaphorePermit>);
+pub struct Permit(#[expect(dead_code, reason = "held, never looked at")] Option<OwnedSemaphorePermit>);
 
 /// A place in the queue, given back on drop: a client that goes away leaves the queue.
 struct QueuePlace<'a>(&'a AtomicUsize);
@@ -74,15 +73,6 @@ impl Admission {
         let place = |waiting| (waiting < self.queue_size).then_some(waiting + 1);
         self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place).ok()?;
         Some(QueuePlace(&self.waiting))
-    }
-}
-
-// ===== impl Permit =====
-
-impl Permit {
-    /// Keeps the place for as long as an answer's body lasts.
-    pub fn hold(self, body: Body) -> Body {
-        if self.0.is_some() { Body::Admitted(Box::new((body, self))) } else { body }
     }
 }
 

@@ -1,38 +1,109 @@
-//! A client's connection: HTTP/1.1, or HTTP/2 with prior knowledge.
+//! A client's connection: HTTP/1.1, or HTTP/2 for a client that begins with it.
 
 use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 
+use bytes::{Buf, BytesMut};
 use http::{Request, Response};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use crate::body::{Body, RequestBody};
+use crate::http1::client::{Client, Duplex};
+pub use crate::http1::connection::Timeouts;
+use crate::http1::connection::{closed, serve as serve_http1};
 
-/// The most bytes of an answer that wait for a client that does not read, and of request heads.
-const BUFFER_BYTES: usize = 64 << 10;
+/// The most bytes of an answer that wait for an HTTP/2 client that does not read it.
+const HTTP2_SEND_BUFFER_BYTES: usize = 64 << 10;
 
-/// Serves a connection until it ends; `graceful` ends it between two requests, `aborted` at once.
-pub fn spawn<I, S, A>(stream: I, answer: S, graceful: &GracefulShutdown, mut aborted: watch::Receiver<()>)
+/// Serves a connection until it ends; once `closing` turns true, until its running requests have been answered.
+/// An error is a client that went away or does not speak HTTP.
+pub async fn serve<S, A>(
+    socket: impl Duplex + 'static,
+    answer: S,
+    closing: watch::Receiver<bool>,
+    timeouts: Timeouts,
+) -> io::Result<()>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Fn(Request<RequestBody>) -> A + Send + 'static,
+    S: Fn(Request<RequestBody>) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).max_buf_size(BUFFER_BYTES);
-    builder.http2().timer(TokioTimer::new());
-    let service = service_fn(move |request: Request<_>| answer(request.map(RequestBody::Hyper)));
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        tokio::select! {
-            // An error is a client that went away or does not speak HTTP: nothing to do, and nothing to log.
-            _ = connection => {}
-            _ = aborted.changed() => {}
+    match serve_http1(Client::new(socket), &answer, closing.clone(), timeouts).await? {
+        // Boxed, so that connections with HTTP/1.1 do not carry its state.
+        Some(client) => Box::pin(serve_http2(client, answer, closing)).await,
+        None => Ok(()),
+    }
+}
+
+async fn serve_http2<S, A>(client: Client, answer: S, mut closing: watch::Receiver<bool>) -> io::Result<()>
+where
+    S: Fn(Request<RequestBody>) -> A,
+    A: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).max_send_buf_size(HTTP2_SEND_BUFFER_BYTES);
+    let service = service_fn(move |request: Request<_>| answer(request.map(RequestBody::Http2)));
+    let socket = Begun { begun: client.input, socket: client.socket };
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closed(&mut closing) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
-    });
+    };
+    ended.map_err(io::Error::other)
+}
+
+/// A socket of which something has been read already.
+struct Begun {
+    begun: BytesMut,
+    socket: Box<dyn Duplex>,
+}
+
+impl AsyncRead for Begun {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.begun.is_empty() {
+            return Pin::new(&mut self.socket).poll_read(context, target);
+        }
+        let count = self.begun.len().min(target.remaining());
+        target.put_slice(&self.begun[..count]);
+        self.begun.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Begun {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
 }

@@ -6,6 +6,8 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
+use crate::http1::head::{MAX_HEAD_BYTES, MAX_HEADERS};
+
 /// Why the router answers a request itself, with the words that the client gets.
 #[derive(Debug, PartialEq)]
 pub enum RouterError {
@@ -25,6 +27,10 @@ pub enum RouterError {
     Unauthorized(&'static str),
     /// Too many requests are running and waiting.
     RateLimited(String),
+    /// The head of a request is longer than the router takes.
+    HeadTooLarge,
+    /// The head of a request took too long to arrive.
+    HeadTimedOut,
     NoHealthyWorker {
         workers: usize,
     },
@@ -49,6 +55,8 @@ impl RouterError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTimedOut => StatusCode::REQUEST_TIMEOUT,
             Self::NoHealthyWorker { .. } | Self::Exhausted(_) | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::WorkersFailed(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -82,6 +90,10 @@ impl RouterError {
             Self::BodyTooLarge { limit } => {
                 format!("the request body is larger than {limit} bytes (--max-payload-size)")
             }
+            Self::HeadTooLarge => {
+                format!("the request's head has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} header lines")
+            }
+            Self::HeadTimedOut => "the request's head did not arrive in time".to_owned(),
             Self::NoHealthyWorker { workers: 0 } => "no worker: add one with POST /add_worker?url=…".to_owned(),
             Self::NoHealthyWorker { workers } => {
                 format!("no healthy worker: none of the {workers} in the fleet answers /health; retry later")

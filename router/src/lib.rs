@@ -11,6 +11,7 @@ pub mod discovery;
 mod error;
 pub mod fleet;
 mod forward;
+mod http1;
 pub mod logging;
 pub mod moment;
 pub mod policy;

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use axum::Router as ControlRoutes;
 use http::{HeaderValue, Method, Request, Response};
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tower_service::Service;
 use tracing::{debug, info, warn};
 
@@ -20,7 +19,7 @@ use crate::admission::Admission;
 use crate::auth::{Access, Keys};
 use crate::body::{Body, RequestBody, complete};
 use crate::config::{RouterConfig, seconds};
-use crate::connection;
+use crate::connection::{self, Timeouts};
 use crate::control::Control;
 use crate::discovery;
 use crate::error::RouterError;
@@ -29,6 +28,9 @@ use crate::forward::{self, Forwarder};
 
 /// How long the listener rests after it could not accept, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long clients may be slow or silent.
+const TIMEOUTS: Timeouts = Timeouts { head: Duration::from_secs(30), idle: Duration::from_secs(120) };
 
 /// A router that listens and serves on the runtime it was started on.
 pub struct Router {
@@ -120,8 +122,8 @@ async fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
 
 /// Accepts until told to stop, then waits for the connections that are still open.
 async fn serve(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<Duration>) {
-    let graceful = GracefulShutdown::new();
-    let (abort, aborted) = tokio::sync::watch::channel(());
+    let (closing, is_closing) = watch::channel(false);
+    let mut connections = JoinSet::new();
     let timeout = loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -129,22 +131,26 @@ async fn serve(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<D
                     // Small chunks of a stream must leave at once; where the system cannot do that, they leave later.
                     let _ = stream.set_nodelay(true);
                     let app = app.clone();
-                    connection::spawn(stream, move |request| app.clone().answer(request), &graceful, aborted.clone());
+                    let answer = move |request| app.clone().answer(request);
+                    connections.spawn(connection::serve(stream, answer, is_closing.clone(), TIMEOUTS));
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
+            // Whatever ended a connection is its client's business: nothing to do, and nothing to log.
+            Some(_) = connections.join_next() => {}
             // Dropped without a word, as when the runtime ends, it means at once.
             timeout = &mut stopped => break timeout.unwrap_or_default(),
         }
     };
     drop(listener);
-    if tokio::time::timeout(timeout, graceful.shutdown()).await.is_err() {
+    closing.send_replace(true);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(timeout, ended).await.is_err() {
         warn!("dropping connections that did not end in time");
     }
-    drop(abort);
 }
 
 /// Regular housekeeping of the policy, on a thread where it disturbs nobody.

@@ -76,7 +76,7 @@ impl Forwarder {
     ) -> Result<Response<Body>, RouterError> {
         let begun = Instant::now();
         let (parts, body) = request.into_parts();
-        let body = read_body(body, &parts.headers, self.max_payload_bytes).await?;
+        let body = read_body(body, self.max_payload_bytes).await?;
         // With the body read, the connection notices when a client that waits goes away.
         let permit = self.admission.admit().await?;
         let key = prompt::scan(&body, None).key;
@@ -89,9 +89,9 @@ impl Forwarder {
         // The version belongs to the connection with the worker.
         parts.version = Version::default();
         headers::towards_client(&mut parts.headers, placement.worker().url().text_header());
-        let record = Record::new(id.clone(), outgoing.uri().clone(), parts.status, begun);
-        let stream = Stream::new(is_event_stream(&parts.headers), answer, placement, record);
-        Ok(Response::from_parts(parts, permit.hold(Body::Worker(Box::new(stream)))))
+        let record = Record::new(id, outgoing.uri(), parts.status, begun);
+        let stream = Stream::new(is_event_stream(&parts.headers), answer, placement, permit, record);
+        Ok(Response::from_parts(parts, Body::Worker(Box::new(stream))))
     }
 
     /// Tries until a worker answers.

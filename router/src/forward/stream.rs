@@ -11,9 +11,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tracing::{debug, warn};
 
+use crate::admission::Permit;
 use crate::body::BodyError;
 use crate::error::error_json;
 use crate::fleet::Placement;
+use crate::http1::buffer::{self, Buffer, Piece};
 use crate::upstream::Answer;
 
 /// Hands chunks through as they arrive, and reads no further than the client takes them. Owns the request's place in the worker's
@@ -26,12 +28,16 @@ pub struct Stream {
     /// The last two bytes sent, to know whether an event is complete.
     tail: [u8; 2],
     record: Record,
+    /// One of the places of `--max-concurrent-requests`.
+    _permit: Permit,
 }
 
 /// What the log says about the request.
+///
+/// An open stream has one: it owns its texts, so that it keeps nothing else of the request alive.
 pub struct Record {
-    id: HeaderValue,
-    target: Uri,
+    id: Box<str>,
+    path: Box<str>,
     status: StatusCode,
     begun: Instant,
     bytes: u64,
@@ -39,12 +45,8 @@ pub struct Record {
 
 impl Record {
     /// `begun` is when the request arrived.
-    pub fn new(id: HeaderValue, target: Uri, status: StatusCode, begun: Instant) -> Self {
-        Self { id, target, status, begun, bytes: 0 }
-    }
-
-    fn id(&self) -> &str {
-        self.id.to_str().unwrap_or_default()
+    pub fn new(id: &HeaderValue, target: &Uri, status: StatusCode, begun: Instant) -> Self {
+        Self { id: id.to_str().unwrap_or_default().into(), path: target.path().into(), status, begun, bytes: 0 }
     }
 }
 
@@ -55,9 +57,9 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 
 impl Stream {
     /// Takes over the answer of a worker; `is_events` says that it is a stream of server-sent events.
-    pub fn new(is_events: bool, answer: Answer, placement: Placement, record: Record) -> Self {
+    pub fn new(is_events: bool, answer: Answer, placement: Placement, permit: Permit, record: Record) -> Self {
         let is_events = is_events && answer.length().is_none();
-        Self { exchange: Some((answer, placement)), is_events, tail: *b"\n\n", record }
+        Self { exchange: Some((answer, placement)), is_events, tail: *b"\n\n", record, _permit: permit }
     }
 
     /// The worker's part is over: the load goes down, and a connection in order goes back to the pool.
@@ -70,9 +72,9 @@ impl Stream {
             worker.pool.put(connection);
         }
         debug!(
-            request_id = self.record.id(),
+            request_id = &*self.record.id,
             worker = %worker.url(),
-            path = self.record.target.path(),
+            path = &*self.record.path,
             status = self.record.status.as_u16(),
             bytes = self.record.bytes,
             seconds = self.record.begun.elapsed().as_secs_f64(),
@@ -81,11 +83,35 @@ impl Stream {
         );
     }
 
-    /// The worker broke off in the middle of its answer.
-    fn break_off(&mut self, error: io::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
+    /// The next piece of the answer, read into `buffer`; `None` at the end.
+    pub fn poll_piece(
+        &mut self,
+        buffer: &mut Buffer,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Piece>, BodyError>> {
+        let Some((answer, _)) = &mut self.exchange else { return Poll::Ready(Ok(None)) };
+        Poll::Ready(match ready!(answer.poll_piece(buffer, context)) {
+            Ok(Some(piece)) => {
+                let is_last = answer.is_complete();
+                self.count(buffer.piece(piece.clone()));
+                if is_last {
+                    self.end();
+                }
+                Ok(Some(piece))
+            }
+            Ok(None) => {
+                self.end();
+                Ok(None)
+            }
+            Err(error) => self.break_off(error).map(|event| Some(0..buffer.fill(event.as_bytes()))),
+        })
+    }
+
+    /// The worker broke off in the middle of its answer: an event that says so, where the client can understand one.
+    fn break_off(&mut self, error: io::Error) -> Result<String, BodyError> {
         if let Some((_, placement)) = &self.exchange {
             warn!(
-                request_id = self.record.id(),
+                request_id = &*self.record.id,
                 worker = %placement.worker().url(),
                 %error,
                 "worker broke off in the middle of an answer"
@@ -93,11 +119,11 @@ impl Stream {
         }
         self.end();
         if !self.is_events {
-            return Some(Err(error.into()));
+            return Err(error.into());
         }
         let message = error_json(StatusCode::BAD_GATEWAY, "the worker broke off in the middle of this answer");
         let separator = if self.tail == *b"\n\n" { "" } else { "\n\n" };
-        Some(Ok(Frame::data(Bytes::from(format!("{separator}data: {message}\n\n")))))
+        Ok(format!("{separator}data: {message}\n\n"))
     }
 
     fn count(&mut self, data: &[u8]) {
@@ -121,21 +147,9 @@ impl HttpBody for Stream {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let Some((answer, _)) = &mut this.exchange else { return Poll::Ready(None) };
-        Poll::Ready(match ready!(answer.poll_data(context)) {
-            Some(Ok(data)) => {
-                let is_last = answer.is_complete();
-                this.count(&data);
-                if is_last {
-                    this.end();
-                }
-                Some(Ok(Frame::data(data)))
-            }
-            Some(Err(error)) => this.break_off(error),
-            None => {
-                this.end();
-                None
-            }
+        buffer::with(|buffer| {
+            let piece = ready!(this.poll_piece(buffer, context)).transpose();
+            Poll::Ready(piece.map(|piece| piece.map(|piece| Frame::data(Bytes::copy_from_slice(buffer.piece(piece))))))
         })
     }
 
