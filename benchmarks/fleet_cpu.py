@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args(argv)
     fleet = ("--model-path", args.model_path, "--dp-size", "2", "--enable-cache-report")
+    fleet += ("--router-prometheus-port", "0")
     ready: list[float] = []
     shares: dict[str, list[float]] = {"cache_aware": [], "round_robin": []}
     for run in range(args.runs):

@@ -34,6 +34,7 @@ async def _run(model_path: str, workers: str) -> None:
     command = python_module("router_py.launch_server", "--model-path", model_path)
     command += ["--dp-size", workers, "--port", "0", "--enable-cache-report"]
     command += ["--log-level", "warning", "--router-log-level", "warn"]
+    command += ["--router-prometheus-port", "0"]
     fleet = await ChildProcess.spawn(command, Listener(progress=lambda stage, fraction: None))
     try:
         url: str = (await fleet.ready())["url"]

@@ -33,9 +33,9 @@ from .server_options import ServerOptions, parse
 
 STOP_SECONDS = 1.0
 LOOPBACK = "127.0.0.1"
-# Below the ports that the kernel hands to outgoing connections: one of those could take a worker's
-# port while the worker is restarted.
-WORKER_PORTS = range(20000, 32768)
+# Below the router's metrics (29000), and below the ports that the kernel hands to outgoing
+# connections: one of those could take a worker's port while the worker is restarted.
+WORKER_PORTS = range(20000, 29000)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,7 +111,8 @@ class _Launch:
         try:
             self._router.start()
         except OSError as error:
-            raise FleetError(str(error)) from error
+            message = str(error).replace("--prometheus-port", "--router-prometheus-port")
+            raise FleetError(message) from error
         # Workers may die, and be restarted, before the router has heard from one.
         await asyncio.gather(self._fleet.keep(), self._announce())
 

@@ -18,6 +18,7 @@ class Router:
             print(router.url)
             router.wait()
 
+    Several routers on one machine need a `prometheus_port` each, or 0 for no metrics.
     Raises ValueError for an unknown option or a bad value, with the option and the reason.
     """
 

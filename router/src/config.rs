@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::fleet::WorkerUrl;
 use crate::policy;
 use crate::secret::Secret;
+use crate::spans;
 
 /// Options of the router. Field names are the long options with underscores; a missing key takes the option's default.
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
@@ -145,6 +146,18 @@ pub struct RouterConfig {
     #[arg(long, value_name = "NAME", help_heading = KUBERNETES)]
     pub service_discovery_namespace: Option<String>,
 
+    /// Address on which Prometheus finds GET /metrics; 0.0.0.0 for every interface
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = OBSERVING)]
+    pub prometheus_host: String,
+
+    /// Port on which Prometheus finds GET /metrics; 0 for no metrics
+    #[arg(long, value_name = "PORT", default_value_t = 29000, help_heading = OBSERVING)]
+    pub prometheus_port: u16,
+
+    /// Collector that gets a span for each request by OTLP over HTTP, such as http://127.0.0.1:4318
+    #[arg(long, value_name = "URL", help_heading = OBSERVING)]
+    pub otlp_endpoint: Option<String>,
+
     /// Least important messages that are logged; debug has one line a request
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info, help_heading = LOGGING)]
     pub log_level: LogLevel,
@@ -161,6 +174,7 @@ const WORKERS: &str = "Workers";
 const ROUTING: &str = "Routing";
 const FAILURES: &str = "Failures";
 const KUBERNETES: &str = "Kubernetes";
+const OBSERVING: &str = "Metrics and traces";
 const LOGGING: &str = "Logging";
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize, Deserialize)]
@@ -259,6 +273,7 @@ impl RouterConfig {
         }
         self.validate_keys()?;
         self.validate_discovery()?;
+        self.otlp_endpoint.as_deref().map(spans::traces_url).transpose()?;
         self.urls().map(drop)
     }
 

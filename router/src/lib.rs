@@ -13,6 +13,7 @@ pub mod fleet;
 mod forward;
 mod http1;
 pub mod logging;
+pub mod metrics;
 pub mod moment;
 pub mod policy;
 pub mod prefix;
@@ -21,6 +22,7 @@ pub mod prompt;
 mod python;
 pub mod secret;
 pub mod server;
+mod spans;
 mod upstream;
 
 pub use background::BackgroundRouter;

@@ -25,6 +25,8 @@ use crate::discovery;
 use crate::error::RouterError;
 use crate::fleet::Fleet;
 use crate::forward::{self, Forwarder};
+use crate::metrics::{self, Exposition, Metrics, Observation};
+use crate::spans::Spans;
 
 /// How long the listener rests after it could not accept, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -43,6 +45,7 @@ pub struct Router {
     serving: JoinHandle<()>,
     maintenance: JoinHandle<()>,
     pods: Option<JoinHandle<()>>,
+    scrapes: Option<JoinHandle<()>>,
 }
 
 impl Router {
@@ -51,21 +54,26 @@ impl Router {
         let urls = config.urls().map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let listener = bind(&config.host, config.port).await?;
         let address = listener.local_addr()?;
+        let scrapes = metrics::Listener::bind(&config).await?;
+        let metrics = Metrics::new(Spans::start(&config)?);
         let fleet = Fleet::new(&config);
         discovery::add_listed(&fleet, urls);
         let pods = discovery::kubernetes::start(&config, &fleet).await?;
         let admission = Arc::new(Admission::new(&config));
         let control = Control::new(fleet.clone(), admission.clone(), &config);
+        let exposition = Exposition::new(metrics.clone(), fleet.clone(), admission.clone());
+        let scrapes = scrapes.map(|listener| listener.serve(exposition));
         let stopping = control.stopping.clone();
         let app = App {
             keys: Arc::new(Keys::new(&config)),
             forwarder: Arc::new(Forwarder::new(fleet.clone(), admission, &config)),
             control: control.routes(),
+            metrics,
         };
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, app, stopped));
         let maintenance = tokio::spawn(maintain(fleet.clone(), seconds(config.eviction_interval)));
-        let router = Self { address, host: config.host, fleet, stopping, stop, serving, maintenance, pods };
+        let router = Self { address, host: config.host, fleet, stopping, stop, serving, maintenance, pods, scrapes };
         info!(url = router.url(), policy = config.policy, "router listens");
         Ok(router)
     }
@@ -93,6 +101,7 @@ impl Router {
         if let Err(error) = self.serving.await {
             warn!(%error, "the listener ended badly");
         }
+        self.scrapes.as_ref().inspect(|scrapes| scrapes.abort());
         self.fleet.close();
         info!("router stopped");
     }
@@ -130,8 +139,11 @@ async fn serve(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<D
                 Ok((stream, _)) => {
                     // Small chunks of a stream must leave at once; where the system cannot do that, they leave later.
                     let _ = stream.set_nodelay(true);
-                    let app = app.clone();
-                    let answer = move |request| app.clone().answer(request);
+                    let (app, open) = (app.clone(), app.metrics.connections.count());
+                    let answer = move |request| {
+                        let _counted = &open;
+                        app.clone().answer(request)
+                    };
                     connections.spawn(connection::serve(stream, answer, is_closing.clone(), TIMEOUTS));
                 }
                 Err(error) => {
@@ -170,6 +182,7 @@ struct App {
     keys: Arc<Keys>,
     forwarder: Arc<Forwarder>,
     control: ControlRoutes,
+    metrics: Arc<Metrics>,
 }
 
 /// Who answers a path.
@@ -186,21 +199,29 @@ enum Route {
 impl App {
     async fn answer(self, request: Request<RequestBody>) -> Result<Response<Body>, Infallible> {
         let id = forward::request_id(request.headers());
-        let mut response = self.route(request, &id).await.unwrap_or_else(|error| {
+        let mut observation = self.metrics.begin(&request);
+        let mut response = self.route(request, &id, &mut observation).await.unwrap_or_else(|error| {
             log_failure(&id, &error);
+            self.metrics.failed(&error);
             complete(error.response())
         });
+        observation.has_status(response.status());
         response.headers_mut().insert(forward::REQUEST_ID, id);
         Ok(response)
     }
 
-    async fn route(&self, mut request: Request<RequestBody>, id: &HeaderValue) -> Result<Response<Body>, RouterError> {
+    async fn route(
+        &self,
+        mut request: Request<RequestBody>,
+        id: &HeaderValue,
+        observation: &mut Observation,
+    ) -> Result<Response<Body>, RouterError> {
         let path = request.uri().path();
         self.keys.check(Access::of(path), request.headers())?;
         match route(request.method(), path) {
             Route::Forward => {
                 self.keys.replace(request.headers_mut());
-                self.forwarder.forward(request, id).await
+                self.forwarder.forward(request, id, observation).await
             }
             Route::WrongMethod(allowed) => Err(RouterError::WrongMethod(allowed)),
             Route::Control => {

@@ -34,18 +34,31 @@ fn a_bad_option_is_told_and_exits_with_2() {
 fn a_port_that_is_taken_is_one_line_and_exit_code_1() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let Output { status, stdout, stderr } = binary().args(["--port", &port]).output().unwrap();
-    assert_eq!((status.code(), text(&stdout)), (Some(1), ""));
-    let expected = format!(
-        "error: cannot listen on 127.0.0.1:{port}: the port is taken by another program; choose another one with --port\n"
-    );
-    assert_eq!(text(&stderr), expected);
+    for (args, expected) in [
+        (
+            ["--prometheus-port", "0", "--port", &port],
+            format!(
+                "cannot listen on 127.0.0.1:{port}: the port is taken by another program; choose another one with --port"
+            ),
+        ),
+        (
+            ["--port", "0", "--prometheus-port", &port],
+            format!(
+                "cannot serve metrics on 127.0.0.1:{port}: the port is taken by another program; choose another one with \
+                 --prometheus-port, or 0 for no metrics"
+            ),
+        ),
+    ] {
+        let Output { status, stdout, stderr } = binary().args(args).output().unwrap();
+        assert_eq!((status.code(), text(&stdout)), (Some(1), ""));
+        assert_eq!(text(&stderr), format!("error: {expected}\n"));
+    }
 }
 
 #[test]
 fn signals_end_it_with_exit_code_0() {
     for signal in ["-INT", "-TERM"] {
-        let arguments = ["--port", "0", "--log-format", "json"];
+        let arguments = ["--port", "0", "--prometheus-port", "0", "--log-format", "json"];
         let mut router = binary().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut ready = String::new();
         BufReader::new(router.stdout.take().unwrap()).read_line(&mut ready).unwrap();

@@ -55,7 +55,7 @@ class RunningFleet:
         self.log = log
         command = [sys.executable, "-P", "-m", "router_py.launch_server", "--port", str(port)]
         command += ["--model-path", "smollm2-135m", "--dp-size", "2", "--enable-cache-report"]
-        command += ["--max-total-tokens", "20000"]
+        command += ["--max-total-tokens", "20000", "--router-prometheus-port", "0"]
         with log.open("w") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output)
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)

@@ -19,7 +19,7 @@ COMMAND = [sys.executable, "-P", "-m", "router_py.launch_router"]
 @contextmanager
 def launched(*args: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The running command and the router's URL; killed at the end if it still runs."""
-    command = [*COMMAND, "--port", "0", *args]
+    command = [*COMMAND, "--port", "0", "--prometheus-port", "0", *args]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

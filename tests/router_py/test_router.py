@@ -19,7 +19,7 @@ def wait_until_healthy(router: Router) -> None:
 
 
 def test_it_routes_to_its_workers(worker_url: str) -> None:
-    with Router(worker_urls=[worker_url], port=0) as router:
+    with Router(worker_urls=[worker_url], port=0, prometheus_port=0) as router:
         wait_until_healthy(router)
         assert router.url == f"http://127.0.0.1:{router.port}"
         body = {"text": "Grüße", "unknown": 1}
@@ -33,7 +33,7 @@ def test_it_routes_to_its_workers(worker_url: str) -> None:
 
 
 def test_workers_can_be_added_and_removed(worker_url: str) -> None:
-    with Router(port=0) as router:
+    with Router(port=0, prometheus_port=0) as router:
         assert httpx.get(f"{router.url}/health").status_code == 503
         added = httpx.post(f"{router.url}/add_worker", params={"url": worker_url})
         assert added.text == f"Successfully added worker: {worker_url}"
@@ -62,12 +62,14 @@ def test_a_port_that_is_taken_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match="the port is taken by another program") as error:
-            Router(port=port).start()
+            Router(port=port, prometheus_port=0).start()
         assert str(error.value).startswith(f"cannot listen on 127.0.0.1:{port}: ")
+        with pytest.raises(OSError, match=f"cannot serve metrics on 127.0.0.1:{port}: the port is"):
+            Router(port=0, prometheus_port=port).start()
 
 
 def test_it_runs_between_start_and_stop_only() -> None:
-    router = Router(port=0)
+    router = Router(port=0, prometheus_port=0)
     for use in (lambda: router.url, lambda: router.port, router.wait):
         with pytest.raises(RuntimeError, match="not running"):
             use()
@@ -82,7 +84,7 @@ def test_it_runs_between_start_and_stop_only() -> None:
 
 
 def test_wait_ends_when_another_thread_stops_the_router() -> None:
-    router = Router(port=0)
+    router = Router(port=0, prometheus_port=0)
     router.start()
     waiting = threading.Thread(target=router.wait)
     waiting.start()
@@ -95,7 +97,7 @@ def test_wait_ends_when_another_thread_stops_the_router() -> None:
 
 
 def test_a_bad_timeout_stops_nothing() -> None:
-    with Router(port=0) as router:
+    with Router(port=0, prometheus_port=0) as router:
         with pytest.raises(ValueError, match="timeout_seconds -1"):
             router.stop(-1)
         assert httpx.get(f"{router.url}/list_workers").status_code == 200

@@ -16,6 +16,7 @@ use self::probe::ProbeSettings;
 pub use self::url::WorkerUrl;
 pub use self::worker::{Health, LoadGuard, Worker, WorkerId};
 use crate::config::RouterConfig;
+use crate::metrics::Decisions;
 use crate::moment::Moment;
 use crate::policy::{self, Assignment, Policy, Query};
 use crate::prefix::Key;
@@ -27,6 +28,8 @@ pub struct Fleet {
     /// Ids in use, by index; also serialises changes of the snapshot.
     ids: Mutex<Vec<bool>>,
     policy: Arc<dyn Policy>,
+    policy_name: String,
+    decisions: Decisions,
     probes: ProbeSettings,
     itself: Weak<Fleet>,
 }
@@ -38,6 +41,8 @@ impl Fleet {
             snapshot: ArcSwap::default(),
             ids: Mutex::default(),
             policy: policy::build(config).into(),
+            policy_name: config.policy.clone(),
+            decisions: Decisions::default(),
             probes: ProbeSettings::from(config),
             itself: itself.clone(),
         })
@@ -68,7 +73,9 @@ impl Fleet {
                     begun: query.now,
                 };
                 self.policy.assigned(query, &assignment);
-                return Some(Placement::new(guard, self.policy.clone(), assignment));
+                self.decisions.count(choice.reason);
+                choice.worker.counters.routed(assignment.key_bytes, assignment.held_bytes);
+                return Some(Placement::new(guard, self.policy.clone(), assignment, choice.reason));
             }
         }
     }
@@ -119,6 +126,19 @@ impl Fleet {
         for worker in self.snapshot.load().iter() {
             self.policy.forget(worker.id());
         }
+    }
+
+    pub fn policy_name(&self) -> &str {
+        &self.policy_name
+    }
+
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    /// Memory of the policy's prefix index, if it has one.
+    pub fn index_bytes(&self) -> Option<usize> {
+        self.policy.index_bytes()
     }
 
     /// The policy's regular housekeeping; may take a while, so not on a thread that serves.

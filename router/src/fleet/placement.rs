@@ -12,12 +12,18 @@ pub struct Placement {
     policy: Arc<dyn Policy>,
     assignment: Assignment,
     answered: bool,
+    reason: &'static str,
 }
 
 impl Placement {
     /// For a request that the policy has been told of as `assigned`.
-    pub(super) fn new(guard: LoadGuard, policy: Arc<dyn Policy>, assignment: Assignment) -> Self {
-        Self { guard, policy, assignment, answered: false }
+    pub(super) fn new(guard: LoadGuard, policy: Arc<dyn Policy>, assignment: Assignment, reason: &'static str) -> Self {
+        Self { guard, policy, assignment, answered: false, reason }
+    }
+
+    /// Why the policy chose the worker.
+    pub fn reason(&self) -> &'static str {
+        self.reason
     }
 
     pub fn worker(&self) -> &Arc<Worker> {

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::url::WorkerUrl;
+use crate::metrics::WorkerCounters;
 use crate::upstream::Pool;
 
 /// A small integer that names a worker while it is in the fleet; used again only after nothing refers to it any more.
@@ -26,6 +27,7 @@ pub struct Worker {
     id: WorkerId,
     url: WorkerUrl,
     pub(crate) pool: Pool,
+    pub(crate) counters: WorkerCounters,
     load: AtomicUsize,
     health: AtomicU8,
     draining: AtomicBool,
@@ -45,6 +47,7 @@ impl Worker {
             id,
             url,
             pool: Pool::default(),
+            counters: WorkerCounters::default(),
             load: AtomicUsize::new(0),
             health: AtomicU8::new(Health::Starting as u8),
             draining: AtomicBool::new(false),

@@ -11,7 +11,7 @@ mod stream;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Version};
@@ -26,6 +26,7 @@ use crate::body::{Body, RequestBody};
 use crate::config::{RouterConfig, seconds};
 use crate::error::RouterError;
 use crate::fleet::{Fleet, Placement, Worker};
+use crate::metrics::Observation;
 use crate::prefix::Key;
 use crate::prompt;
 use crate::upstream::{Answer, Connection};
@@ -73,23 +74,28 @@ impl Forwarder {
         &self,
         request: Request<RequestBody>,
         id: &HeaderValue,
+        observation: &mut Observation,
     ) -> Result<Response<Body>, RouterError> {
-        let begun = Instant::now();
         let (parts, body) = request.into_parts();
         let body = read_body(body, self.max_payload_bytes).await?;
         // With the body read, the connection notices when a client that waits goes away.
         let permit = self.admission.admit().await?;
-        let key = prompt::scan(&body, None).key;
+        let prompt::Scanned { key, model, .. } = prompt::scan(&body, None);
+        if let Some(model) = model {
+            observation.names_model(&model, |_| false);
+        }
         let mut outgoing = Request::new(body);
         *outgoing.method_mut() = parts.method;
         *outgoing.uri_mut() = headers::origin_form(&parts.uri);
         *outgoing.headers_mut() = headers::towards_worker(parts.headers, id);
-        let (response, placement) = self.exchange(&outgoing, &key).await?;
+        observation.propagate(outgoing.headers_mut());
+        let (response, placement) = self.exchange(&outgoing, &key, observation).await?;
+        observation.answered_by(&placement, response.status());
         let (mut parts, answer) = response.into_parts();
         // The version belongs to the connection with the worker.
         parts.version = Version::default();
         headers::towards_client(&mut parts.headers, placement.worker().url().text_header());
-        let record = Record::new(id, outgoing.uri(), parts.status, begun);
+        let record = Record::new(id, outgoing.uri(), parts.status, observation.hand_over());
         let stream = Stream::new(is_event_stream(&parts.headers), answer, placement, permit, record);
         Ok(Response::from_parts(parts, Body::Worker(Box::new(stream))))
     }
@@ -99,6 +105,7 @@ impl Forwarder {
         &self,
         request: &Request<Bytes>,
         key: &Key,
+        observation: &Observation,
     ) -> Result<(Response<Answer>, Placement), RouterError> {
         let mut retries = 0;
         loop {
@@ -122,6 +129,7 @@ impl Forwarder {
                     )));
                 }
                 retries += 1;
+                observation.is_retried();
             }
         }
     }

@@ -3,7 +3,6 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -16,6 +15,7 @@ use crate::body::BodyError;
 use crate::error::error_json;
 use crate::fleet::Placement;
 use crate::http1::buffer::{self, Buffer, Piece};
+use crate::metrics::Observation;
 use crate::upstream::Answer;
 
 /// Hands chunks through as they arrive, and reads no further than the client takes them. Owns the request's place in the worker's
@@ -32,21 +32,21 @@ pub struct Stream {
     _permit: Permit,
 }
 
-/// What the log says about the request.
+/// What the log and the metrics say about the request.
 ///
 /// An open stream has one: it owns its texts, so that it keeps nothing else of the request alive.
 pub struct Record {
     id: Box<str>,
     path: Box<str>,
     status: StatusCode,
-    begun: Instant,
     bytes: u64,
+    observation: Observation,
 }
 
 impl Record {
-    /// `begun` is when the request arrived.
-    pub fn new(id: &HeaderValue, target: &Uri, status: StatusCode, begun: Instant) -> Self {
-        Self { id: id.to_str().unwrap_or_default().into(), path: target.path().into(), status, begun, bytes: 0 }
+    pub fn new(id: &HeaderValue, target: &Uri, status: StatusCode, observation: Observation) -> Self {
+        let (id, path) = (id.to_str().unwrap_or_default().into(), target.path().into());
+        Self { id, path, status, bytes: 0, observation }
     }
 }
 
@@ -77,7 +77,7 @@ impl Stream {
             path = &*self.record.path,
             status = self.record.status.as_u16(),
             bytes = self.record.bytes,
-            seconds = self.record.begun.elapsed().as_secs_f64(),
+            seconds = self.record.observation.elapsed().as_secs_f64(),
             complete,
             "request"
         );
@@ -117,6 +117,7 @@ impl Stream {
                 "worker broke off in the middle of an answer"
             );
         }
+        self.record.observation.is_broken_off();
         self.end();
         if !self.is_events {
             return Err(error.into());
@@ -131,6 +132,9 @@ impl Stream {
             && let Some((_, placement)) = &mut self.exchange
         {
             placement.answered();
+        }
+        if self.is_events {
+            self.record.observation.has_chunk();
         }
         self.record.bytes += data.len() as u64;
         match *data {

@@ -77,6 +77,10 @@ impl Policy for CacheAware {
         self.index.forget(worker);
     }
 
+    fn index_bytes(&self) -> Option<usize> {
+        Some(self.index.total_bytes())
+    }
+
     fn maintain(&self) {
         self.index.trim();
     }

@@ -61,6 +61,11 @@ pub trait Policy: Send + Sync {
     /// What was learnt about `worker` holds no more: it left, or lost its cache.
     fn forget(&self, _worker: WorkerId) {}
 
+    /// Memory of the prefix index, for policies that have one.
+    fn index_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// Called every `--eviction-interval`, off the threads that serve.
     fn maintain(&self) {}
 }

@@ -275,10 +275,11 @@ pub async fn generate(url: &str, prompt: &str) -> Reply {
 
 // ===== The router =====
 
-/// Options for tests: a free port, and quick to notice what happens to workers.
+/// Options for tests: a free port, no metrics, and quick to notice what happens to workers.
 pub fn config(workers: &[&TestWorker]) -> RouterConfig {
     RouterConfig {
         port: 0,
+        prometheus_port: 0,
         worker_urls: workers.iter().map(|worker| worker.url.clone()).collect(),
         health_check_interval_secs: 0.1,
         health_check_max_backoff_secs: 0.1,

@@ -86,7 +86,7 @@ users: [{{name: test, user: {{token: secret}}}}]
 async fn start_router(kubeconfig: &Path, worker_port: u16) -> (RouterProcess, String) {
     let mut command = Command::new(BINARY);
     command.env("KUBECONFIG", kubeconfig).stdout(Stdio::piped());
-    command.args(["--port", "0", "--service-discovery", "--selector", "app=worker"]);
+    command.args(["--port", "0", "--prometheus-port", "0", "--service-discovery", "--selector", "app=worker"]);
     command.args(["--service-discovery-port", &worker_port.to_string()]);
     let mut process = RouterProcess(command.spawn().unwrap());
     let stdout = process.0.stdout.take().unwrap();
@@ -127,7 +127,7 @@ fn without_a_way_to_the_api_server_the_router_does_not_start() {
     for (kubeconfig, reason) in [(&broken, "failed to parse kubeconfig"), (&folder.0.join("missing"), "No such file")] {
         let mut command = Command::new(BINARY);
         command.env("KUBECONFIG", kubeconfig).env_remove("KUBERNETES_SERVICE_HOST");
-        command.args(["--port", "0", "--service-discovery", "--selector", "app=worker"]);
+        command.args(["--port", "0", "--prometheus-port", "0", "--service-discovery", "--selector", "app=worker"]);
         let Output { status, stdout, stderr } = command.output().unwrap();
         let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
         assert_eq!((status.code(), stdout.as_str()), (Some(1), ""), "{stderr}");
