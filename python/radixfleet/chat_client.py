@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any, Self
 
 import httpx
 import orjson
+
+from worker.config import API_KEY_VARIABLE
 
 Message = dict[str, str]
 MAX_TOKENS = 48
@@ -37,7 +40,11 @@ class ChatClient:
     def __init__(self, url: str, model: str) -> None:
         self._model = model
         timeout = httpx.Timeout(10.0, read=READ_TIMEOUT_SECONDS)
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
+        key = os.environ.get(API_KEY_VARIABLE)
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=timeout, trust_env=False
+        )
 
     async def __aenter__(self) -> Self:
         return self

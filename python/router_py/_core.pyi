@@ -40,8 +40,11 @@ class Router:
         Python's signal handlers run meanwhile; what they raise (KeyboardInterrupt) ends the wait.
         """
 
-    def stop(self, timeout_seconds: float = 1.0) -> None:
-        """Stop accepting, give running answers up to `timeout_seconds`, then drop them."""
+    def stop(self, timeout_seconds: float | None = 1.0) -> None:
+        """Stop accepting, give running answers up to `timeout_seconds`, then drop them.
+
+        None takes the option `shutdown_grace_secs`.
+        """
 
     @property
     def url(self) -> str:

@@ -16,8 +16,8 @@ def greeting(options: ServerOptions, url: str, seconds: float) -> str:
     model = server.served_model_name or server.model_path
     workers = "1 worker" if options.dp_size == 1 else f"{options.dp_size} workers"
     # The key itself belongs in no log.
-    key_header = ' -H "Authorization: Bearer $API_KEY"' if server.api_key else ""
-    key = 'os.environ["API_KEY"]' if server.api_key else '"none"'
+    key_header = ' -H "Authorization: Bearer $RADIXFLEET_API_KEY"' if server.api_key else ""
+    key = 'os.environ["RADIXFLEET_API_KEY"]' if server.api_key else '"none"'
     imports = (
         "import os\n\nfrom openai import OpenAI" if server.api_key else "from openai import OpenAI"
     )

@@ -8,31 +8,43 @@ from types import FrameType
 
 from .router import Router
 
+# Whoever sits at the terminal does not want to wait.
+INTERRUPT_GRACE_SECONDS = 1.0
+
 
 def main(argv: list[str] | None = None) -> None:
     """Serve until Ctrl-C or SIGTERM. Exits with 1 and one line on stderr if it cannot listen."""
     router = Router.from_args(sys.argv[1:] if argv is None else argv, "launch_router")
     # SIGINT too: whoever starts us in the background of a script may have had it ignored.
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGTERM, _end)
+    grace_seconds = INTERRUPT_GRACE_SECONDS
     try:
         router.start()
-    except OSError as error:
-        sys.exit(f"error: {error}")
-    try:
         print(f"Router is ready at {router.url} (Ctrl-C stops it)", flush=True)
         router.wait()
-    except KeyboardInterrupt:
+    except OSError as error:
+        sys.exit(f"error: {error}")
+    except _EndWanted as wanted:
+        grace_seconds = wanted.grace_seconds
         print("Stopping the router.", flush=True)
     finally:
-        # A second Ctrl-C changes nothing: stopping is bounded.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        router.stop()
+        router.stop(grace_seconds)
 
 
-def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class _EndWanted(BaseException):
+    """A signal came: `grace_seconds` are for running answers, None for what the option says."""
+
+    def __init__(self, grace_seconds: float | None) -> None:
+        super().__init__()
+        self.grace_seconds = grace_seconds
+
+
+def _end(signal_number: int, frame: FrameType | None) -> None:
+    # The next signal ends us at once: nothing of Python runs while the router stops.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise _EndWanted(INTERRUPT_GRACE_SECONDS if signal_number == signal.SIGINT else None)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 import httpx
@@ -19,7 +19,7 @@ import httpx
 from worker.api.http_address import bind
 from worker.api.scheduler_process import StartError
 from worker.api.start_report import STATUS_FD, PipeReport
-from worker.config import ServerArgs
+from worker.config import API_KEY_VARIABLE, ServerArgs
 from worker.embedded_models import ModelNotFoundError, resolve_model_path
 from worker.launch_server import PARENT_FD
 
@@ -31,6 +31,7 @@ from .greeting import greeting
 from .router import Router
 from .server_options import ServerOptions, parse
 
+# How long the workers get to end, and running answers after a Ctrl-C.
 STOP_SECONDS = 1.0
 LOOPBACK = "127.0.0.1"
 # Below the router's metrics (29000), and below the ports that the kernel hands to outgoing
@@ -77,10 +78,7 @@ class _Launch:
         began: float,
     ) -> None:
         ports = free_ports(options.dp_size)
-        workers = [
-            worker_command(options.server, index, port, options.dp_size)
-            for index, port in enumerate(ports)
-        ]
+        workers = [worker_command(options, index, port) for index, port in enumerate(ports)]
         self._options = options
         self._display = display
         self._report = report
@@ -90,16 +88,18 @@ class _Launch:
 
     async def until_stopped(self) -> None:
         """Returns when the user, or who started us, wants the end. Raises FleetError."""
-        wanted = asyncio.Event()
-        _on_end_wanted(wanted.set)
-        ending = asyncio.create_task(wanted.wait())
+        ending = _end_wanted()
         serving = asyncio.create_task(self._serve())
+        patient = False
         try:
             await asyncio.wait({ending, serving}, return_when=asyncio.FIRST_COMPLETED)
+            patient = ending.done() and ending.result()
         finally:
-            ending.cancel()
             serving.cancel()
             await asyncio.wait({serving})
+            if patient:
+                self._display.note("Finishing the answers in progress; a second signal drops them.")
+                await asyncio.to_thread(self._router.stop, None)
             await asyncio.gather(
                 asyncio.to_thread(self._router.stop, STOP_SECONDS), self._fleet.stop(STOP_SECONDS)
             )
@@ -133,15 +133,19 @@ async def _until_healthy(url: str) -> None:
             await asyncio.sleep(0.01)
 
 
-def worker_command(server: ServerArgs, index: int, port: int, workers: int) -> WorkerCommand:
-    """The command of one of `workers`, which listens for the router alone."""
-    threads = server.num_threads or threads_per_worker(workers)
+def worker_command(options: ServerOptions, index: int, port: int) -> WorkerCommand:
+    """The command of one worker, which listens for the router alone."""
+    server = options.server
+    threads = server.num_threads or threads_per_worker(options.dp_size)
     args = dataclasses.replace(server, host=LOOPBACK, port=port, num_threads=threads)
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    if options.worker_api_key is not None:
+        environment[API_KEY_VARIABLE] = options.worker_api_key
     return WorkerCommand(
         name=f"worker {index}",
         command=python_module("worker.launch_server", *args.to_cli()),
         url=args.url(),
-        environment={"OMP_NUM_THREADS": str(threads)},
+        environment=environment,
     )
 
 
@@ -163,20 +167,34 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _on_end_wanted(end: Callable[[], None]) -> None:
-    """Call `end` on a signal, or when the process that started us is gone."""
+def _end_wanted() -> asyncio.Future[bool]:
+    """Done on a signal, or when the process that started us is gone.
+
+    True when running answers should end first: on SIGTERM. A second signal ends us at once; our
+    workers notice that we are gone.
+    """
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
+    wanted: asyncio.Future[bool] = loop.create_future()
+
+    def end(patient: bool) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        if not wanted.done():
+            wanted.set_result(patient)
+
+    loop.add_signal_handler(signal.SIGINT, end, False)
+    loop.add_signal_handler(signal.SIGTERM, end, True)
     parent_fd = os.environ.pop(PARENT_FD, None)
     if parent_fd is not None:
         os.set_inheritable(int(parent_fd), False)
 
         def parent_is_gone() -> None:
             loop.remove_reader(int(parent_fd))
-            end()
+            end(False)
 
         loop.add_reader(int(parent_fd), parent_is_gone)
+    return wanted
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

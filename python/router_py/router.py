@@ -48,10 +48,10 @@ class Router:
         """Block until another thread calls `stop`, or a signal handler raises."""
         self._core.wait()
 
-    def stop(self, timeout_seconds: float = 1.0) -> None:
+    def stop(self, timeout_seconds: float | None = 1.0) -> None:
         """Stop accepting, give running answers up to `timeout_seconds`, then drop them.
 
-        Does nothing when the router is not running.
+        None takes the option `shutdown_grace_secs`. Does nothing when the router is not running.
         """
         self._core.stop(timeout_seconds)
 

@@ -7,10 +7,14 @@ module: each is defined there and nowhere else.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import os
+import re
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from worker import __version__
 from worker.config import ServerArgs, positive_int
@@ -18,27 +22,42 @@ from worker.config import ServerArgs, positive_int
 from . import _core
 from .router import Router
 
+if TYPE_CHECKING:
+    from ._core import OptionDescription
+
 PREFIX = "router_"
-# Where the router listens is --host and --port, and its workers are those that are launched.
-NOT_FOR_THE_USER = {"host", "port", "worker_urls"}
+# Where the router listens is --host and --port, whom it serves --api-key, and its workers are those
+# that are launched.
+NOT_FOR_THE_USER = {"host", "port", "worker_urls", "api_key"}
 
 
 @dataclass(frozen=True)
 class ServerOptions:
     """What to launch.
 
-    `host` and `port` of `server` are where the router listens; `router` holds those of its options
-    that were given.
+    `host` and `port` of `server` are where the router listens, and its `api_key` is what clients
+    need; `router` holds those of its options that were given. Workers ask for `worker_api_key`.
     """
 
     server: ServerArgs
     dp_size: int
     router: dict[str, Any]
 
+    @functools.cached_property
+    def worker_api_key(self) -> str | None:
+        """The given one; a random one where clients need a key: nobody gets past the router."""
+        given = self.router.get("worker_api_key") or os.environ.get("RADIXFLEET_WORKER_API_KEY")
+        return given or (secrets.token_urlsafe() if self.server.api_key is not None else None)
+
     def make_router(self, worker_urls: Sequence[str]) -> Router:
         """The router before these workers. Raises ValueError for a bad option."""
-        address = {"host": self.server.host, "port": self.server.port}
-        return Router(**address, worker_urls=list(worker_urls), **self.router)
+        own = {
+            "host": self.server.host,
+            "port": self.server.port,
+            "worker_urls": list(worker_urls),
+            "api_key": [] if self.server.api_key is None else [self.server.api_key],
+        }
+        return Router(**own, **{**self.router, "worker_api_key": self.worker_api_key})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,7 +82,8 @@ def parse(argv: Sequence[str] | None = None) -> ServerOptions:
     try:
         options.make_router([])
     except ValueError as error:
-        parser.error(str(error).replace("--", "--router-", 1))
+        # What the router calls its option, except for --api-key, is prefixed here.
+        parser.error(re.sub(r"^--(?!api-key)", "--router-", str(error)))
     return options
 
 
@@ -78,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument_group("Fleet").add_argument(
         "--dp-size",
         "--dp",
+        "--data-parallel-size",
         type=positive_int,
         default=1,
         metavar="COUNT",
@@ -107,12 +128,12 @@ def _add_router_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _help(option: dict[str, Any]) -> str:
+def _help(option: OptionDescription) -> str:
     has_default = option["takes_value"] and option["default"] is not None
     return f"{option['help']}." + (f" Default: {option['default']}." if has_default else "")
 
 
-def _reading(option: dict[str, Any], default: Any) -> dict[str, Any]:
+def _reading(option: OptionDescription, default: Any) -> dict[str, Any]:
     """How argparse reads a router option. An option without a default is a text."""
     if not option["takes_value"]:
         return {"action": "store_true"}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
+
+API_KEY_VARIABLE = "RADIXFLEET_API_KEY"
 
 
 def _option(
@@ -115,8 +118,10 @@ class ServerArgs:
     api_key: str | None = _option(
         HTTP,
         None,
-        "Key that requests must carry as 'Authorization: Bearer KEY'.",
+        "Key that requests must carry as 'Authorization: Bearer KEY'. Better given in the "
+        "environment, as RADIXFLEET_API_KEY: command lines can be seen by everybody.",
         shown_default="none",
+        environment=API_KEY_VARIABLE,
     )
     enable_cache_report: bool = _option(
         HTTP, False, "Report cached prompt tokens in the usage of OpenAI responses."
@@ -177,7 +182,11 @@ class ServerArgs:
     )
 
     tp_size: int = _option(
-        RUNTIME, 1, "Tensor-parallel size; only 1 in this version.", parse=positive_int
+        RUNTIME,
+        1,
+        "Tensor-parallel size; only 1 in this version.",
+        parse=positive_int,
+        aliases=("--tp", "--tensor-parallel-size"),
     )
     attention_backend: str | None = _option(
         RUNTIME, None, "Attention kernels.", choices=("torch_native",), shown_default="torch_native"
@@ -247,23 +256,28 @@ class ServerArgs:
         return cls(**{name: getattr(parsed, name) for name in names if hasattr(parsed, name)})
 
     def to_cli(self) -> list[str]:
-        """The flags that make these arguments again; those at their default are left out."""
+        """The flags that make these arguments again; those at their default are left out.
+
+        So are those that the environment can carry: they are secrets.
+        """
         flags: list[str] = []
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
-            if value == option.default:
+            if value == option.default or "environment" in option.metadata:
                 continue
-            flags.append("--" + option.name.replace("_", "-"))
-            if value is not True:
-                flags.append(str(value))
+            flag = "--" + option.name.replace("_", "-")
+            # Joined, since a value may begin with a dash.
+            flags.append(flag if value is True else f"{flag}={value}")
         return flags
 
 
 def _add_flag(group: Any, option: dataclasses.Field, annotation: Any) -> None:
     metadata = option.metadata
-    flag = "--" + option.name.replace("_", "-")
+    flags = ["--" + option.name.replace("_", "-"), *metadata.get("aliases", ())]
     if annotation is bool:
-        group.add_argument(flag, action="store_true", default=option.default, help=metadata["help"])
+        group.add_argument(
+            *flags, action="store_true", default=option.default, help=metadata["help"]
+        )
         return
     shown = metadata.get("shown_default", option.default)
     parse: Callable[[str], Any] = metadata.get("parse", str)
@@ -273,4 +287,5 @@ def _add_flag(group: Any, option: dataclasses.Field, annotation: Any) -> None:
     else:
         extra["metavar"] = option.name.rsplit("_", 1)[-1].upper()
     help_text = f"{metadata['help']} Default: {shown}.".replace("%", "%%")
-    group.add_argument(flag, type=parse, default=option.default, help=help_text, **extra)
+    default = os.environ.get(metadata.get("environment", ""), option.default)
+    group.add_argument(*flags, type=parse, default=default, help=help_text, **extra)

@@ -7,14 +7,18 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::RouterConfig;
+use crate::config::{RouterConfig, seconds};
 use crate::logging;
 use crate::server::Router;
+
+/// How long answers may go on after Ctrl-C: whoever sits at the terminal does not want to wait.
+pub const QUICK_GRACE: Duration = Duration::from_secs(1);
 
 /// A router that serves on background threads until `stop`.
 pub struct BackgroundRouter {
     runtime: Runtime,
     router: Router,
+    shutdown_grace: Duration,
     stopped: Arc<Stopped>,
 }
 
@@ -26,9 +30,10 @@ impl BackgroundRouter {
         if config.threads > 0 {
             builder.worker_threads(config.threads);
         }
+        let shutdown_grace = seconds(config.shutdown_grace_secs);
         let runtime = builder.thread_name("radixfleet-router").enable_all().build()?;
         let router = runtime.block_on(Router::start(config))?;
-        Ok(Self { runtime, router, stopped: Arc::default() })
+        Ok(Self { runtime, router, shutdown_grace, stopped: Arc::default() })
     }
 
     pub fn port(&self) -> u16 {
@@ -39,6 +44,11 @@ impl BackgroundRouter {
         self.router.url()
     }
 
+    /// How long answers in progress may go on after a polite request to end (`--shutdown-grace-secs`).
+    pub fn shutdown_grace(&self) -> Duration {
+        self.shutdown_grace
+    }
+
     /// A handle that learns when the router has stopped.
     pub fn stopped(&self) -> Arc<Stopped> {
         self.stopped.clone()
@@ -47,6 +57,11 @@ impl BackgroundRouter {
     /// Waits, on the router's threads, for what `future` waits for.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
+    }
+
+    /// Runs `future` on the router's threads until it ends or the router has stopped.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(future);
     }
 
     /// Stops accepting, gives running answers up to `timeout`, then drops them and ends the threads.

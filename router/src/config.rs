@@ -37,7 +37,7 @@ pub struct RouterConfig {
     #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = LISTENING)]
     pub threads: usize,
 
-    /// How long answers in progress may go on after SIGTERM; a second SIGTERM, and Ctrl-C, end them at once
+    /// How long answers in progress may go on after SIGTERM (1 s after Ctrl-C); a second signal ends the router at once
     #[arg(long, value_name = "SECONDS", default_value_t = 25.0, help_heading = LISTENING)]
     pub shutdown_grace_secs: f64,
 

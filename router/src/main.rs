@@ -1,16 +1,14 @@
 //! The router as one static binary.
 
+use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
 
+use radixfleet_router::background::QUICK_GRACE;
 use radixfleet_router::{BackgroundRouter, RouterConfig};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// How long answers may go on after Ctrl-C or SIGTERM.
-const GRACE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -22,19 +20,58 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let stopped = router.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        println!("Router is ready at {} (Ctrl-C stops it)", router.url());
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+    match router.block_on(Signals::install()) {
+        Ok(mut signals) => {
+            println!("Router is ready at {} (Ctrl-C stops it)", router.url());
+            let grace = match router.block_on(signals.next()) {
+                Signal::Interrupt => QUICK_GRACE,
+                Signal::Terminate => router.shutdown_grace(),
+            };
+            router.spawn(async move {
+                let signal = signals.next().await;
+                std::process::exit(signal.exit_code());
+            });
+            router.stop(grace);
+            ExitCode::SUCCESS
         }
-        Ok::<(), std::io::Error>(())
-    });
-    if let Err(error) = stopped {
-        eprintln!("error: cannot wait for signals: {error}");
-        return ExitCode::FAILURE;
+        Err(error) => {
+            eprintln!("error: cannot wait for signals: {error}");
+            ExitCode::FAILURE
+        }
     }
-    router.stop(GRACE);
-    ExitCode::SUCCESS
+}
+
+/// What ends the router.
+enum Signal {
+    Interrupt,
+    Terminate,
+}
+
+impl Signal {
+    /// What shells report of a process that a signal ended.
+    fn exit_code(&self) -> i32 {
+        match self {
+            Self::Interrupt => 130,
+            Self::Terminate => 143,
+        }
+    }
+}
+
+struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+}
+
+impl Signals {
+    /// From now on signals are waited for and do not kill. Must be called on the runtime.
+    async fn install() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::Interrupt,
+            _ = self.terminate.recv() => Signal::Terminate,
+        }
+    }
 }

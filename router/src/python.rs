@@ -6,7 +6,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PySystemExit, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use crate::background::BackgroundRouter;
+use crate::background::{BackgroundRouter, QUICK_GRACE};
 use crate::config::{self, RouterConfig};
 use crate::server;
 
@@ -87,14 +87,21 @@ impl Router {
         Ok(())
     }
 
-    /// Stop accepting, give running answers up to `timeout_seconds`, then drop them. Does nothing when not running.
-    #[pyo3(signature = (timeout_seconds = 1.0))]
-    fn stop(slf: Py<Self>, py: Python<'_>, timeout_seconds: f64) -> PyResult<()> {
-        let timeout = Duration::try_from_secs_f64(timeout_seconds)
-            .map_err(|error| PyValueError::new_err(format!("timeout_seconds {timeout_seconds}: {error}")))?;
+    /// Stop accepting, give running answers up to `timeout_seconds` (None: --shutdown-grace-secs), then drop them. Does
+    /// nothing when not running.
+    #[pyo3(signature = (timeout_seconds = Some(QUICK_GRACE.as_secs_f64())))]
+    fn stop(slf: Py<Self>, py: Python<'_>, timeout_seconds: Option<f64>) -> PyResult<()> {
+        let timeout = timeout_seconds.map(|seconds| {
+            Duration::try_from_secs_f64(seconds)
+                .map_err(|error| PyValueError::new_err(format!("timeout_seconds {seconds}: {error}")))
+        });
+        let timeout = timeout.transpose()?;
         let running = slf.borrow_mut(py).running.take();
         if let Some(running) = running {
-            py.detach(|| running.stop(timeout));
+            py.detach(|| {
+                let timeout = timeout.unwrap_or(running.shutdown_grace());
+                running.stop(timeout);
+            });
         }
         Ok(())
     }

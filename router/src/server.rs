@@ -93,6 +93,7 @@ impl Router {
 
     /// Stops accepting, gives running answers up to `timeout`, then drops them.
     pub async fn stop(self, timeout: Duration) {
+        info!(grace_seconds = timeout.as_secs_f64(), "shutting down");
         self.stopping.store(true, Ordering::Relaxed);
         self.maintenance.abort();
         self.pods.as_ref().inspect(|pods| pods.abort());

@@ -1,8 +1,8 @@
 //! The static binary, as a process.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
 
 fn binary() -> Command {
     Command::new(env!("CARGO_BIN_EXE_radixfleet-router"))
@@ -71,6 +71,70 @@ fn signals_end_it_with_exit_code_0() {
         assert!(status.success(), "{signal}: {status}; {log}");
         let entries: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let messages: Vec<&str> = entries.iter().map(|entry| entry["message"].as_str().unwrap()).collect();
-        assert_eq!(messages, ["router listens", "router stopped"]);
+        assert_eq!(messages, ["router listens", "shutting down", "router stopped"]);
     }
+}
+
+/// The address of a worker that is healthy, and begins every other answer without ending it.
+fn endless_worker() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let (mut stream, mut asked) = (stream.unwrap(), [0; 4096]);
+            let length = stream.read(&mut asked).unwrap();
+            let answer: &[u8] = if text(&asked[..length]).starts_with("GET ") {
+                b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+            } else {
+                b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n"
+            };
+            // A router that is gone already wants no answer.
+            let _ = stream.write_all(answer);
+            open.push(stream);
+        }
+    });
+    address
+}
+
+/// A router with an answer in progress, and the client that reads it.
+fn busy_router(grace: &str) -> (Child, TcpStream) {
+    let arguments = ["--port", "0", "--worker-urls", &endless_worker(), "--shutdown-grace-secs", grace];
+    let mut router = binary().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    BufReader::new(router.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    let address = ready.split_whitespace().find_map(|word| word.strip_prefix("http://")).unwrap();
+    loop {
+        // Until the worker has answered the first probe, the router says that there is none.
+        let (mut client, mut status) = (TcpStream::connect(address).unwrap(), [0; 12]);
+        client.write_all(b"POST /generate HTTP/1.1\r\nhost: r\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+        client.read_exact(&mut status).unwrap();
+        if &status == b"HTTP/1.1 200" {
+            return (router, client);
+        }
+    }
+}
+
+#[test]
+fn sigterm_waits_for_answers_and_a_second_one_does_not() {
+    let (mut router, _client) = busy_router("3600");
+    let pid = router.id().to_string();
+    let terminate = || assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    terminate();
+    let mut log = BufReader::new(router.stderr.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("shutting down")));
+    assert!(router.try_wait().unwrap().is_none(), "the answer goes on");
+    terminate();
+    assert_eq!(router.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn sigterm_drops_answers_after_the_grace() {
+    let (mut router, mut client) = busy_router("0");
+    assert!(Command::new("kill").args(["-TERM", &router.id().to_string()]).status().unwrap().success());
+    assert!(router.wait().unwrap().success());
+    let mut rest = String::new();
+    // Closed or reset: in both cases there is no last chunk that says the answer were complete.
+    let _ = client.read_to_string(&mut rest);
+    assert!(!rest.contains("0\r\n\r\n"), "{rest}");
 }

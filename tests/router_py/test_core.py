@@ -61,3 +61,17 @@ def test_options_are_described_completely() -> None:
     assert options["worker-urls"]["multiple"]
     config = json.loads(_core.parse_args([], "launch_router"))
     assert [name.replace("-", "_") for name in options] == list(config)
+
+
+def test_keys_from_the_environment_are_taken_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RADIXFLEET_API_KEY", "sesame,second")
+    monkeypatch.setenv("RADIXFLEET_ADMIN_API_KEY", "sesame-admin")
+    config = json.loads(_core.parse_args([], "launch_router"))
+    assert (config["api_key"], config["admin_api_key"]) == (["sesame", "second"], "sesame-admin")
+    with pytest.raises(SystemExit):
+        _core.parse_args(["--help"], "launch_router")
+    printed = capfd.readouterr().out
+    assert "[env: RADIXFLEET_API_KEY]" in printed
+    assert "sesame" not in printed + json.dumps(_core.options())

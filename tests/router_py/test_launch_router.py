@@ -58,6 +58,20 @@ def test_it_stops_while_a_client_still_waits(worker_url: str) -> None:
         assert process.returncode == 0
 
 
+def test_a_second_sigterm_does_not_wait_for_answers(worker_url: str) -> None:
+    with (
+        launched("--shutdown-grace-secs", "3600", "--worker-urls", worker_url) as (process, url),
+        socket.create_connection((httpx.URL(url).host, httpx.URL(url).port or 0)) as client,
+    ):
+        client.sendall(b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12")
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "Stopping the router.\n"
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == -signal.SIGTERM
+
+
 def test_a_port_that_is_taken_is_one_line_and_exit_code_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from router_py import _core, server_options
+from router_py.launch_server import worker_command
+from router_py.server_options import parse
 from worker.config import ServerArgs
 
 MODULES = {
@@ -29,7 +31,7 @@ def test_help_names_every_option_of_the_worker_and_of_the_router():
     for option in dataclasses.fields(ServerArgs):
         assert f"--{option.name.replace('_', '-')}" in shown, option.name
     for option in _core.options():
-        if option["name"] not in ("host", "port", "worker-urls", "help", "version"):
+        if option["name"] not in ("host", "port", "worker-urls", "api-key"):
             assert f"--router-{option['name']}" in shown
     for group in ("Model and tokenizer", "Memory and scheduling", "HTTP server"):
         assert group in shown
@@ -85,6 +87,10 @@ def test_options_of_the_router_reach_it_with_their_types():
         (["--router-service-discovery"], "--router-service-discovery needs --selector"),
         (["--mem-fraction-static", "2"], "2"),
         (["--no-such-flag"], "--no-such-flag"),
+        (["--tp", "2"], "--tp-size 2"),
+        (["--dp", "0"], "0"),
+        (["--api-key", "two words"], "error: --api-key: a key is one or more visible"),
+        (["--router-queue-timeout-secs", "0"], "error: --router-queue-timeout-secs 0"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(flags, wrong):
@@ -92,3 +98,27 @@ def test_a_wrong_option_is_refused_in_one_line(flags, wrong):
     assert result.returncode == 2
     assert wrong in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_workers_get_a_key_of_their_own_and_no_key_is_on_a_command_line(monkeypatch):
+    monkeypatch.setenv("RADIXFLEET_API_KEY", "from-the-environment")
+    for flags, expected in [
+        (["--api-key=-client"], None),
+        ([], None),
+        (["--router-worker-api-key", "inside"], "inside"),
+    ]:
+        options = parse([*flags, "--random-seed=-5"])
+        worker = worker_command(options, 0, 20000)
+        given = worker.environment["RADIXFLEET_API_KEY"]
+        assert given == (expected or options.worker_api_key)
+        assert given not in ("-client", "from-the-environment")
+        assert len(given) > 20 or expected
+        command = " ".join(worker.command)
+        assert "--random-seed=-5" in command
+        for secret in (given, "-client", "from-the-environment"):
+            assert secret not in command
+
+
+def test_without_a_key_workers_are_told_none(monkeypatch):
+    monkeypatch.delenv("RADIXFLEET_API_KEY", raising=False)
+    assert "RADIXFLEET_API_KEY" not in worker_command(parse([]), 0, 20000).environment

@@ -47,7 +47,7 @@ def test_workers_can_be_added_and_removed(worker_url: str) -> None:
     [
         ({"polcy": "random"}, "unknown field `polcy`"),
         ({"policy": "best"}, "choose from cache_aware, round_robin, random"),
-        ({"port": "x"}, "expected u16"),
+        ({"port": "x"}, '--port: invalid type: string "x", expected u16'),
         ({"max_tree_size": 0}, "--max-tree-size 0: must be at least 1"),
         ({"worker_urls": ["http://a:1", "A:1"]}, "http://a:1 is given twice"),
         ({"host": object()}, "not JSON serializable"),
@@ -101,3 +101,11 @@ def test_a_bad_timeout_stops_nothing() -> None:
         with pytest.raises(ValueError, match="timeout_seconds -1"):
             router.stop(-1)
         assert httpx.get(f"{router.url}/list_workers").status_code == 200
+
+
+def test_clients_need_the_key_when_there_is_one(worker_url: str) -> None:
+    with Router(worker_urls=[worker_url], port=0, api_key="sesame") as router:
+        wait_until_healthy(router)
+        assert httpx.post(f"{router.url}/generate", json={}).status_code == 401
+        headers = {"authorization": "Bearer sesame"}
+        assert httpx.post(f"{router.url}/generate", json={}, headers=headers).status_code == 200

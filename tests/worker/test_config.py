@@ -1,0 +1,38 @@
+"""Server arguments survive the way over a command line, and secrets do not take it."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from worker.config import API_KEY_VARIABLE, ServerArgs
+
+
+def parse(flags: list[str]) -> ServerArgs:
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_arguments(parser)
+    return ServerArgs.from_cli(parser.parse_args(flags))
+
+
+def test_arguments_become_flags_and_flags_become_arguments() -> None:
+    args = ServerArgs(
+        model_path="-odd", chat_template="--{{ x }}", random_seed=-1, disable_radix_cache=True
+    )
+    assert parse(args.to_cli()) == args
+    assert ServerArgs().to_cli() == []
+
+
+def test_a_key_comes_from_the_environment_and_stays_off_the_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(API_KEY_VARIABLE, "quiet")
+    assert parse([]).api_key == "quiet"
+    assert parse(["--api-key", "loud"]).api_key == "loud"
+    assert ServerArgs(api_key="loud").to_cli() == []
+    monkeypatch.delenv(API_KEY_VARIABLE)
+    assert parse([]).api_key is None
+
+
+def test_sizes_have_their_short_names() -> None:
+    assert parse(["--tp", "2"]).tp_size == parse(["--tensor-parallel-size", "2"]).tp_size == 2
