@@ -39,7 +39,10 @@ def test_the_routers_command_line_is_valid() -> None:
     assert config["selector"] == ["app=worker"]
     assert config["service_discovery_namespace"] == "production"
     assert config["host"] == "0.0.0.0"
-    assert config["port"] in [port["containerPort"] for port in container["ports"]]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": config["port"], "metrics": config["prometheus_port"]}
+    annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(config["prometheus_port"])
 
 
 def test_the_service_finds_the_routers_pods() -> None:
@@ -47,5 +50,7 @@ def test_the_service_finds_the_routers_pods() -> None:
     template = found["Deployment"]["spec"]["template"]
     assert found["Service"]["spec"]["selector"] == template["metadata"]["labels"]
     assert found["Deployment"]["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
+    (port,) = found["Service"]["spec"]["ports"]
     names = [port["name"] for port in template["spec"]["containers"][0]["ports"]]
-    assert [port["targetPort"] for port in found["Service"]["spec"]["ports"]] == names[:1]
+    assert port["targetPort"] == "http"
+    assert "http" in names
