@@ -34,6 +34,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long clients may be slow or silent.
 const TIMEOUTS: Timeouts = Timeouts { head: Duration::from_secs(30), idle: Duration::from_secs(120) };
 
+/// How long the collector of traces may take at the end.
+const LAST_SPANS: Duration = Duration::from_secs(1);
+
 /// A router that listens and serves on the runtime it was started on.
 pub struct Router {
     address: SocketAddr,
@@ -46,6 +49,7 @@ pub struct Router {
     maintenance: JoinHandle<()>,
     pods: Option<JoinHandle<()>>,
     scrapes: Option<JoinHandle<()>>,
+    exporting: Option<JoinHandle<()>>,
 }
 
 impl Router {
@@ -55,7 +59,8 @@ impl Router {
         let listener = bind(&config.host, config.port).await?;
         let address = listener.local_addr()?;
         let scrapes = metrics::Listener::bind(&config).await?;
-        let metrics = Metrics::new(Spans::start(&config)?);
+        let (spans, exporting) = Spans::start(&config)?.unzip();
+        let metrics = Metrics::new(spans);
         let fleet = Fleet::new(&config);
         discovery::add_listed(&fleet, urls);
         let pods = discovery::kubernetes::start(&config, &fleet).await?;
@@ -73,7 +78,8 @@ impl Router {
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, app, stopped));
         let maintenance = tokio::spawn(maintain(fleet.clone(), seconds(config.eviction_interval)));
-        let router = Self { address, host: config.host, fleet, stopping, stop, serving, maintenance, pods, scrapes };
+        let router =
+            Self { address, host: config.host, fleet, stopping, stop, serving, maintenance, pods, scrapes, exporting };
         info!(url = router.url(), policy = config.policy, "router listens");
         Ok(router)
     }
@@ -104,6 +110,10 @@ impl Router {
         }
         self.scrapes.as_ref().inspect(|scrapes| scrapes.abort());
         self.fleet.close();
+        if let Some(exporting) = self.exporting {
+            // A collector that does not take the last spans in time has lost them.
+            let _ = tokio::time::timeout(LAST_SPANS, exporting).await;
+        }
         info!("router stopped");
     }
 }

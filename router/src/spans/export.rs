@@ -7,6 +7,7 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use url::Url;
@@ -24,14 +25,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const LOG_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Exports what comes out of `spans` to the collector at `endpoint`, until nobody can send any more.
-pub fn start(endpoint: &str, spans: mpsc::Receiver<SpanData>) -> io::Result<()> {
+pub fn start(endpoint: &str, spans: mpsc::Receiver<SpanData>) -> io::Result<JoinHandle<()>> {
     let url = traces_url(endpoint).map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
     let exporter = SpanExporter::builder().with_http().with_endpoint(url.as_str()).with_timeout(TIMEOUT).build();
     let mut exporter = exporter
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("--otlp-endpoint {endpoint}: {error}")))?;
     exporter.set_resource(&Resource::builder().with_service_name("radixfleet-router").build());
-    tokio::spawn(export(exporter, spans, url));
-    Ok(())
+    Ok(tokio::spawn(export(exporter, spans, url)))
 }
 
 /// Where the collector takes traces: `/v1/traces`, where the option names no path.

@@ -11,6 +11,7 @@ use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, Tr
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::SpanData;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 pub use self::export::traces_url;
 use self::traceparent::TraceParent;
@@ -42,13 +43,13 @@ pub struct Span {
 // ===== impl Spans =====
 
 impl Spans {
-    /// Begins to export to where `config` says; `None` where it says nothing. Must be called on the runtime; the end of the last
-    /// sender ends the export.
-    pub fn start(config: &RouterConfig) -> std::io::Result<Option<Self>> {
+    /// Begins to export to where `config` says; `None` where it says nothing. Must be called on the runtime. The task ends when
+    /// this has been dropped and the last spans have been sent.
+    pub fn start(config: &RouterConfig) -> std::io::Result<Option<(Self, JoinHandle<()>)>> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
         let (queue, spans) = mpsc::channel(QUEUE_LENGTH);
-        export::start(endpoint, spans)?;
-        Ok(Some(Self { queue }))
+        let exporting = export::start(endpoint, spans)?;
+        Ok(Some((Self { queue }, exporting)))
     }
 
     /// A span for a request with these headers, unless its client says that the trace is not sampled.
