@@ -19,7 +19,7 @@ import httpx
 from worker.api.http_address import bind
 from worker.api.scheduler_process import StartError
 from worker.api.start_report import STATUS_FD, PipeReport
-from worker.config import API_KEY_VARIABLE, ServerArgs
+from worker.config import API_KEY_VARIABLE
 from worker.embedded_models import ModelNotFoundError, resolve_model_path
 from worker.launch_server import PARENT_FD
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = None if status_fd is None else PipeReport(int(status_fd))
     try:
         with choose_display() as display:
-            _check(options.server, display)
+            _check(options, display)
             launch = _Launch(options, display, report, began)
             asyncio.run(launch.until_stopped())
     except (FleetError, ModelNotFoundError, StartError) as error:
@@ -60,11 +60,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         pass  # before the workers were started
 
 
-def _check(server: ServerArgs, display: LineDisplay) -> None:
+def _check(options: ServerOptions, display: LineDisplay) -> None:
     """Find what would fail the router or every worker before anything is started."""
+    server = options.server
     bind(server.host, server.port).close()
+    _check_metrics_port(*options.metrics_address())
     for path in filter(None, (server.model_path, server.tokenizer_path)):
         resolve_model_path(path, lambda stage, done: display.progress("model", stage, done))
+
+
+def _check_metrics_port(host: str, port: int) -> None:
+    try:
+        if port != 0:
+            bind(host, port).close()
+    except StartError as error:
+        advice = "choose another one with --router-prometheus-port, or 0 for no metrics"
+        raise StartError(f"metrics: {error}; {advice}") from error
 
 
 class _Launch:
@@ -111,8 +122,7 @@ class _Launch:
         try:
             self._router.start()
         except OSError as error:
-            message = str(error).replace("--prometheus-port", "--router-prometheus-port")
-            raise FleetError(message) from error
+            raise FleetError(str(error)) from error
         # Workers may die, and be restarted, before the router has heard from one.
         await asyncio.gather(self._fleet.keep(), self._announce())
 

@@ -49,6 +49,11 @@ class ServerOptions:
         given = self.router.get("worker_api_key") or os.environ.get("RADIXFLEET_WORKER_API_KEY")
         return given or (secrets.token_urlsafe() if self.server.api_key is not None else None)
 
+    def metrics_address(self) -> tuple[str, int]:
+        """Where the router serves metrics; port 0 for nowhere."""
+        settings: dict[str, Any] = json.loads(_core.parse_args([], "launch_server")) | self.router
+        return settings["prometheus_host"], settings["prometheus_port"]
+
     def make_router(self, worker_urls: Sequence[str]) -> Router:
         """The router before these workers. Raises ValueError for a bad option."""
         own = {

@@ -66,6 +66,16 @@ def test_a_port_that_is_taken_is_named_in_one_line(command):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_metrics_port_that_is_taken_is_named_before_anything_is_started():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("launch_server", "--port", "0", "--router-prometheus-port", port)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: metrics: cannot listen on 127.0.0.1 port " + port)
+    assert "--router-prometheus-port, or 0 for no metrics" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_options_of_the_router_reach_it_with_their_types():
     flags = ["--router-service-discovery", "--router-selector", "app=worker", "role=chat"]
     flags += ["--router-service-discovery-namespace", "production"]
