@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::fleet::WorkerUrl;
@@ -74,21 +75,37 @@ pub struct RouterConfig {
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0, help_heading = WORKERS)]
     pub worker_startup_timeout_secs: f64,
 
-    /// Pause between two checks of a healthy worker's /health
+    /// How long the requests of a removed worker may take to end; the rest is dropped, streams with an error event
+    #[arg(long, value_name = "SECONDS", default_value_t = 300.0, help_heading = WORKERS)]
+    pub drain_timeout_secs: f64,
+
+    /// Path that says whether a worker is well, by answering 200
+    #[arg(long, value_name = "PATH", default_value = "/health", help_heading = WORKERS)]
+    pub health_check_endpoint: String,
+
+    /// Pause between two checks of a healthy worker
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, help_heading = WORKERS)]
     pub health_check_interval_secs: f64,
 
-    /// How long a worker may take to answer /health
+    /// How long a worker may take to answer a check
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, help_heading = WORKERS)]
     pub health_check_timeout_secs: f64,
 
     /// Failed checks in a row that make a healthy worker unhealthy; a refused connection always does
     #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = WORKERS)]
-    pub health_check_failures: u32,
+    pub health_failure_threshold: u32,
 
-    /// Longest pause between two checks of a worker that is not healthy; the first is 0.25 s, then it doubles
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, help_heading = WORKERS)]
+    /// Passed checks in a row that make an unhealthy worker healthy; more for one that comes and goes
+    #[arg(long, value_name = "COUNT", default_value_t = 2, help_heading = WORKERS)]
+    pub health_success_threshold: u32,
+
+    /// Longest pause between two checks of a worker that is not healthy; the first is 0.1 s, then it doubles
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, help_heading = WORKERS)]
     pub health_check_max_backoff_secs: f64,
+
+    /// Pause between two looks at the load that a worker itself reports, where it has /get_load
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, help_heading = WORKERS)]
+    pub load_poll_interval_secs: f64,
 
     /// Who decides which worker takes a request
     #[arg(long, value_parser = PossibleValuesParser::new(policy::names()), default_value = "cache_aware", help_heading = ROUTING)]
@@ -114,7 +131,7 @@ pub struct RouterConfig {
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 24, help_heading = ROUTING)]
     pub max_tree_size: usize,
 
-    /// Attempts of one request on one worker before the worker is given up; a refused connection gives it up at once
+    /// Attempts of one request on one worker; made only while no other worker can take the request
     #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = FAILURES)]
     pub max_worker_retries: u32,
 
@@ -126,9 +143,38 @@ pub struct RouterConfig {
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, help_heading = FAILURES)]
     pub connect_timeout_secs: f64,
 
-    /// How long a worker may take until it begins to answer a request; then the client gets 504
+    /// How long a request may wait until its answer begins, all its attempts together; then the client gets 504
     #[arg(long, value_name = "SECONDS", default_value_t = 1800.0, help_heading = FAILURES)]
     pub request_timeout_secs: f64,
+
+    /// How long one worker may take until it begins to answer a request; then another one is asked. Must allow for the longest prompt, and for
+    /// the longest answer that is not streamed. Workers that hang are found much earlier, by comparison with the others
+    #[arg(long, value_name = "SECONDS", default_value_t = 600.0, help_heading = FAILURES)]
+    pub worker_ttfb_timeout_secs: f64,
+
+    /// How long an answer that has begun may pause; then it ends, a stream with an error event. 0 for as long as it likes
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, help_heading = FAILURES)]
+    pub stream_idle_timeout_secs: f64,
+
+    /// Never keep requests from a worker because earlier ones failed there
+    #[arg(long, help_heading = FAILURES)]
+    pub disable_circuit_breaker: bool,
+
+    /// Failures in a row (no connection, time-outs, 500, 502, 504) that open a worker's circuit breaker: it gets no requests
+    #[arg(long, value_name = "COUNT", default_value_t = 5, help_heading = FAILURES)]
+    pub cb_failure_threshold: u32,
+
+    /// Requests in a row that must succeed, one at a time, to close a circuit breaker that is half-open
+    #[arg(long, value_name = "COUNT", default_value_t = 2, help_heading = FAILURES)]
+    pub cb_success_threshold: u32,
+
+    /// How long a circuit breaker stays open before it is half-open
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, help_heading = FAILURES)]
+    pub cb_timeout_duration_secs: f64,
+
+    /// Failures that do not all come within this time do not open a circuit breaker
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, help_heading = FAILURES)]
+    pub cb_window_duration_secs: f64,
 
     /// Take the ready pods of a Kubernetes cluster as workers; needs --selector, and get, list and watch on pods
     #[arg(long, help_heading = KUBERNETES)]
@@ -253,6 +299,11 @@ impl RouterConfig {
             ("connect-timeout-secs", self.connect_timeout_secs),
             ("request-timeout-secs", self.request_timeout_secs),
             ("queue-timeout-secs", self.queue_timeout_secs),
+            ("worker-ttfb-timeout-secs", self.worker_ttfb_timeout_secs),
+            ("drain-timeout-secs", self.drain_timeout_secs),
+            ("load-poll-interval-secs", self.load_poll_interval_secs),
+            ("cb-timeout-duration-secs", self.cb_timeout_duration_secs),
+            ("cb-window-duration-secs", self.cb_window_duration_secs),
         ] {
             if !(seconds > 0.0 && seconds <= 1e9) {
                 return Err(format!("--{name} {seconds}: must be a number of seconds above 0"));
@@ -262,7 +313,10 @@ impl RouterConfig {
             ("max-payload-size", self.max_payload_size),
             ("max-tree-size", self.max_tree_size),
             ("max-worker-retries", self.max_worker_retries as usize),
-            ("health-check-failures", self.health_check_failures as usize),
+            ("health-failure-threshold", self.health_failure_threshold as usize),
+            ("health-success-threshold", self.health_success_threshold as usize),
+            ("cb-failure-threshold", self.cb_failure_threshold as usize),
+            ("cb-success-threshold", self.cb_success_threshold as usize),
         ] {
             if count == 0 {
                 return Err(format!("--{name} 0: must be at least 1"));
@@ -274,6 +328,18 @@ impl RouterConfig {
         self.validate_keys()?;
         self.validate_discovery()?;
         self.otlp_endpoint.as_deref().map(spans::traces_url).transpose()?;
+        if !(0.0..=1e9).contains(&self.stream_idle_timeout_secs) {
+            return Err(format!(
+                "--stream-idle-timeout-secs {}: must be 0 or more seconds",
+                self.stream_idle_timeout_secs
+            ));
+        }
+        if self.health_check_endpoint.parse::<PathAndQuery>().is_err() || !self.health_check_endpoint.starts_with('/') {
+            return Err(format!(
+                "--health-check-endpoint {}: must be a path such as /health",
+                self.health_check_endpoint
+            ));
+        }
         self.urls().map(drop)
     }
 

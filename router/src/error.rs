@@ -34,6 +34,11 @@ pub enum RouterError {
     NoHealthyWorker {
         workers: usize,
     },
+    /// No worker serves the model; holds what they do serve.
+    UnknownModel {
+        model: String,
+        known: Vec<String>,
+    },
     /// Every try failed before a worker began to answer; holds how the last one did.
     WorkersFailed(String),
     ShuttingDown,
@@ -49,7 +54,7 @@ impl RouterError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::UnknownPath(_) | Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::UnknownPath(_) | Self::NotFound(_) | Self::UnknownModel { .. } => StatusCode::NOT_FOUND,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -68,6 +73,7 @@ impl RouterError {
         match self {
             Self::Unauthorized(_) => "invalid_api_key".into(),
             Self::RateLimited(_) => "rate_limit_exceeded".into(),
+            Self::UnknownModel { .. } => "model_not_found".into(),
             _ => self.status().as_u16().into(),
         }
     }
@@ -99,6 +105,9 @@ impl RouterError {
                 format!("no healthy worker: none of the {workers} in the fleet answers /health; retry later")
             }
             Self::ShuttingDown => "the router is shutting down".to_owned(),
+            Self::UnknownModel { model, known } => {
+                format!("the model \"{model}\" does not exist; the workers serve {}", known.join(", "))
+            }
             Self::TimedOut { worker, seconds } => {
                 format!("worker {worker} did not begin to answer within {seconds} s (--request-timeout-secs)")
             }

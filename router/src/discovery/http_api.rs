@@ -38,13 +38,18 @@ pub async fn add_worker(
     let worker = control.fleet.add(url.clone()).map_err(RouterError::BadRequest)?;
     let mut pending = Pending { fleet: &control.fleet, url: Some(&url) };
     match tokio::time::timeout(control.startup_timeout, worker.wait_until_healthy()).await {
-        Ok(()) => {
+        Ok(true) => {
             pending.url = None;
             Ok(format!("Successfully added worker: {url}"))
         }
+        Ok(false) => {
+            pending.url = None;
+            Err(RouterError::BadRequest(format!("worker {url} was removed before it became healthy")))
+        }
         Err(_) => Err(RouterError::BadRequest(format!(
-            "worker {url} did not become healthy within {} s (--worker-startup-timeout-secs)",
-            control.startup_timeout.as_secs_f64()
+            "worker {url} did not become healthy within {} s (--worker-startup-timeout-secs): {}",
+            control.startup_timeout.as_secs_f64(),
+            worker.last_error().unwrap_or_else(|| "it takes too long to answer its check".to_owned())
         ))),
     }
 }

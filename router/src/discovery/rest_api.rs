@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::Control;
 use crate::error::RouterError;
-use crate::fleet::{Health, Worker, WorkerId, WorkerUrl};
+use crate::fleet::{Worker, WorkerId, WorkerStatus, WorkerUrl};
 
 /// The body of `POST /workers`.
 #[derive(Deserialize)]
@@ -24,34 +24,11 @@ struct NewWorker {
 
 #[derive(Serialize)]
 pub struct Workers {
-    workers: Vec<Status>,
-}
-
-/// One worker as it is now. Its id names it while it is in the fleet, and may name another one later.
-#[derive(Serialize)]
-pub struct Status {
-    id: WorkerId,
-    url: String,
-    health: &'static str,
-    draining: bool,
-    /// Requests in progress.
-    load: usize,
-}
-
-impl From<&Worker> for Status {
-    fn from(worker: &Worker) -> Self {
-        let health = match worker.health() {
-            Health::Starting => "starting",
-            Health::Healthy => "healthy",
-            Health::Unhealthy => "unhealthy",
-        };
-        let url = worker.url().to_string();
-        Self { id: worker.id(), url, health, draining: worker.is_draining(), load: worker.load() }
-    }
+    workers: Vec<WorkerStatus>,
 }
 
 pub async fn list(State(control): State<Control>) -> Json<Workers> {
-    Json(Workers { workers: control.fleet.workers().iter().map(|worker| worker.as_ref().into()).collect() })
+    Json(Workers { workers: control.fleet.workers().iter().map(|worker| worker.status()).collect() })
 }
 
 /// Adds a worker and answers at once: 202, for it gets requests only when it has become healthy.
@@ -66,11 +43,11 @@ pub async fn create(
     let url = WorkerUrl::parse(&new.url).map_err(RouterError::BadRequest)?;
     let worker = control.fleet.add(url).map_err(RouterError::Conflict)?;
     let location = [(LOCATION, format!("/workers/{}", worker.id()))];
-    Ok((StatusCode::ACCEPTED, location, Json(Status::from(worker.as_ref()))))
+    Ok((StatusCode::ACCEPTED, location, Json(worker.status())))
 }
 
-pub async fn show(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Status>, RouterError> {
-    Ok(Json(find(&control, &id)?.as_ref().into()))
+pub async fn show(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<WorkerStatus>, RouterError> {
+    Ok(Json(find(&control, &id)?.status()))
 }
 
 /// Takes a worker out and answers at once: 202, for the requests that it is answering end first.
@@ -78,7 +55,7 @@ pub async fn delete(State(control): State<Control>, Path(id): Path<String>) -> R
     let worker = find(&control, &id)?;
     // An error says that somebody else was faster.
     control.fleet.remove(worker.url()).map_err(RouterError::NotFound)?;
-    Ok((StatusCode::ACCEPTED, Json(Status::from(worker.as_ref()))))
+    Ok((StatusCode::ACCEPTED, Json(worker.status())))
 }
 
 fn find(control: &Control, id: &str) -> Result<Arc<Worker>, RouterError> {

@@ -11,6 +11,10 @@ fn url(port: u16) -> WorkerUrl {
     WorkerUrl::parse(&format!("http://127.0.0.1:{port}")).unwrap()
 }
 
+fn assign(fleet: &Fleet) -> Result<Placement, Unassigned> {
+    fleet.assign(Wanted { model: None, key: &Key::new(b"a prompt"), affinity: None })
+}
+
 fn id_in_use(fleet: &Fleet, id: WorkerId) -> bool {
     fleet.ids.lock()[usize::from(id)]
 }
@@ -31,10 +35,10 @@ async fn an_id_is_used_again_only_when_the_last_request_has_ended() {
     let fleet = fleet();
     let first = fleet.add(url(1)).unwrap();
     first.mark_healthy();
-    let guard = fleet.assign(&Key::new(b"a prompt"), None).unwrap();
+    let guard = assign(&fleet).unwrap();
     fleet.remove(first.url()).unwrap();
     assert!(first.begin().is_none(), "a draining worker takes nothing new");
-    assert!(fleet.assign(&Key::new(b"a prompt"), None).is_none());
+    assert!(assign(&fleet).is_err());
     tokio::task::yield_now().await;
     let second = fleet.add(url(2)).unwrap();
     assert_eq!((first.id(), second.id()), (0, 1));

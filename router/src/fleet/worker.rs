@@ -1,27 +1,32 @@
-//! One worker: its address, its health, how many requests it has in progress.
+//! One worker: its address, how many requests it has in progress, and whether it may be given more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tracing::{info, warn};
 
+use super::breaker::BreakerSettings;
+use super::condition::{Condition, Health};
+use super::load::{LoadGuard, ReportedLoad};
+use super::models::Models;
+use super::progress::Progress;
 use super::url::WorkerUrl;
+use crate::config::RouterConfig;
 use crate::metrics::WorkerCounters;
+use crate::moment::Moment;
 use crate::upstream::Pool;
 
 /// A small integer that names a worker while it is in the fleet; used again only after nothing refers to it any more.
 pub type WorkerId = u16;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Health {
-    /// Has not answered /health yet.
-    Starting,
-    Healthy,
-    /// Has answered before, and does not now.
-    Unhealthy,
-}
+/// What keeps a worker from being given requests, as bits.
+pub(super) const UNHEALTHY: u8 = 1;
+pub(super) const OPEN: u8 = 2;
+const DRAINING: u8 = 4;
+/// Not an obstacle by itself: the breaker wants to be asked.
+pub(super) const HALF_OPEN: u8 = 8;
 
 pub struct Worker {
     id: WorkerId,
@@ -29,32 +34,57 @@ pub struct Worker {
     pub(crate) pool: Pool,
     pub(crate) counters: WorkerCounters,
     load: AtomicUsize,
-    health: AtomicU8,
-    draining: AtomicBool,
+    /// What requests look at; the rest of what it stands for is in `condition`.
+    obstacles: AtomicU8,
+    /// The breaker would forget failures at a success: known here, so that the usual success takes no lock.
+    pub(super) has_failed: AtomicBool,
+    pub(super) condition: Mutex<Condition>,
+    pub(crate) progress: Progress,
+    pub(super) models: ArcSwap<Models>,
+    pub(super) reported: ReportedLoad,
     /// Wakes the prober: the health changed under it, or the worker left the fleet.
-    attention: Notify,
+    pub(super) attention: Notify,
     /// Wakes who waits for the worker to become healthy.
-    recovered: Notify,
+    pub(super) recovered: Notify,
+    /// Wakes requests that wait for an answer: none is to be expected.
+    pub(super) given_up: Notify,
     /// Wakes who waits for the last request of a draining worker.
     drained: Notify,
+    /// Wakes the answers that still run when the time to drain is over.
+    cut_off: Arc<Notify>,
+    is_cut_off: AtomicBool,
 }
 
 // ===== impl Worker =====
 
 impl Worker {
+    /// With the breaker of the default options.
     pub(crate) fn new(id: WorkerId, url: WorkerUrl) -> Self {
+        let breaker = BreakerSettings::from(&RouterConfig::default());
         Self {
             id,
             url,
             pool: Pool::default(),
             counters: WorkerCounters::default(),
             load: AtomicUsize::new(0),
-            health: AtomicU8::new(Health::Starting as u8),
-            draining: AtomicBool::new(false),
+            obstacles: AtomicU8::new(UNHEALTHY),
+            has_failed: AtomicBool::new(false),
+            condition: Mutex::new(Condition::new(breaker, Moment::now())),
+            progress: Progress::default(),
+            models: ArcSwap::default(),
+            reported: ReportedLoad::default(),
             attention: Notify::new(),
             recovered: Notify::new(),
+            given_up: Notify::new(),
             drained: Notify::new(),
+            cut_off: Arc::default(),
+            is_cut_off: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn with_breaker(mut self, settings: BreakerSettings) -> Self {
+        self.condition = Mutex::new(Condition::new(settings, Moment::now()));
+        self
     }
 
     pub fn id(&self) -> WorkerId {
@@ -70,66 +100,80 @@ impl Worker {
         self.load.load(Ordering::Relaxed)
     }
 
-    pub fn health(&self) -> Health {
-        match self.health.load(Ordering::Acquire) {
-            0 => Health::Starting,
-            1 => Health::Healthy,
-            _ => Health::Unhealthy,
-        }
+    /// What the worker itself says about its load, where it has `/get_load` and answered lately.
+    pub fn reported_load(&self) -> Option<f64> {
+        self.reported.get()
     }
 
-    /// True when it may be given new requests.
+    pub fn health(&self) -> Health {
+        self.condition.lock().health()
+    }
+
+    /// True when it may be given new requests: healthy, not leaving, and its circuit breaker permits it.
     pub fn is_available(&self) -> bool {
-        self.health() == Health::Healthy && !self.is_draining()
+        self.obstacles.load(Ordering::Relaxed) & !HALF_OPEN == 0
     }
 
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+        self.obstacles.load(Ordering::SeqCst) & DRAINING != 0
     }
 
-    /// Counts one request in, unless the worker is draining. A drain that began before is seen here; one that begins
+    /// Counts one request in, unless the worker is not available. A drain that began before is seen here; one that begins
     /// after sees the load: both orders are sequentially consistent.
     pub(crate) fn begin(self: &Arc<Self>) -> Option<LoadGuard> {
         self.load.fetch_add(1, Ordering::SeqCst);
-        let guard = LoadGuard { worker: self.clone() };
-        (!self.is_draining()).then_some(guard)
-    }
-
-    pub(crate) fn mark_healthy(&self) {
-        let before = self.health.swap(Health::Healthy as u8, Ordering::AcqRel);
-        if before != Health::Healthy as u8 {
-            info!(worker = %self.url, "worker is healthy");
-            self.recovered.notify_waiters();
+        let mut guard = LoadGuard::new(self.clone());
+        match self.obstacles.load(Ordering::SeqCst) {
+            0 => Some(guard),
+            HALF_OPEN if self.begin_trial() => {
+                guard.set_on_trial();
+                Some(guard)
+            }
+            _ => None,
         }
     }
 
-    /// Takes a healthy worker out of service until the prober finds it well again.
-    pub(crate) fn mark_unhealthy(&self, reason: &str) {
-        let (healthy, unhealthy) = (Health::Healthy as u8, Health::Unhealthy as u8);
-        if self.health.compare_exchange(healthy, unhealthy, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            warn!(worker = %self.url, reason, "worker is unhealthy");
-            self.pool.clear();
-            self.attention.notify_one();
+    /// Takes one request off the load.
+    pub(super) fn end(&self) {
+        let before = self.load.fetch_sub(1, Ordering::SeqCst);
+        if before == 1 && self.is_draining() {
+            self.drained.notify_one();
         }
+    }
+
+    /// Shows `UNHEALTHY`, `OPEN` and `HALF_OPEN` as in `bits` to requests. Only with the condition locked.
+    pub(super) fn show(&self, bits: u8) {
+        const SHOWN: u8 = UNHEALTHY | OPEN | HALF_OPEN;
+        // The lock makes this the only writer of these bits; the other one is never taken back.
+        self.obstacles.fetch_or(bits, Ordering::SeqCst);
+        self.obstacles.fetch_and(bits | !SHOWN, Ordering::SeqCst);
     }
 
     /// Ends the giving of new requests, and the probing.
     pub(super) fn start_draining(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+        self.obstacles.fetch_or(DRAINING, Ordering::SeqCst);
         self.attention.notify_one();
+        self.recovered.notify_waiters();
     }
 
-    pub(super) async fn attention(&self) {
-        self.attention.notified().await;
-    }
-
-    /// Returns when the worker is healthy.
-    pub(crate) async fn wait_until_healthy(&self) {
+    /// Returns when the worker is healthy; false if it leaves the fleet before.
+    pub(crate) async fn wait_until_healthy(&self) -> bool {
         loop {
             let recovered = self.recovered.notified();
-            if self.health() == Health::Healthy {
-                return;
+            if self.is_draining() {
+                return false;
             }
+            if self.health() == Health::Healthy {
+                return true;
+            }
+            recovered.await;
+        }
+    }
+
+    /// Returns when the worker becomes healthy the next time, or leaves the fleet.
+    pub(super) async fn wait_for_recovery(&self) {
+        let recovered = self.recovered.notified();
+        if !self.is_draining() {
             recovered.await;
         }
     }
@@ -140,24 +184,20 @@ impl Worker {
             self.drained.notified().await;
         }
     }
-}
 
-/// One request in progress on a worker: counts down when it is dropped, so that no way out of a request can forget to.
-pub struct LoadGuard {
-    worker: Arc<Worker>,
-}
-
-impl LoadGuard {
-    pub fn worker(&self) -> &Arc<Worker> {
-        &self.worker
+    /// Ends the answers that are still running; requests that it has not begun to answer go elsewhere.
+    pub(super) fn cut_off(&self) {
+        self.is_cut_off.store(true, Ordering::SeqCst);
+        self.cut_off.notify_waiters();
+        self.given_up.notify_waiters();
     }
-}
 
-impl Drop for LoadGuard {
-    fn drop(&mut self) {
-        let before = self.worker.load.fetch_sub(1, Ordering::SeqCst);
-        if before == 1 && self.worker.is_draining() {
-            self.worker.drained.notify_one();
-        }
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.is_cut_off.load(Ordering::SeqCst)
+    }
+
+    /// What `cut_off` wakes.
+    pub(super) fn cut_off_signal(&self) -> tokio::sync::futures::OwnedNotified {
+        self.cut_off.clone().notified_owned()
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -10,6 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tracing::{debug, warn};
 
+use super::stall::Stall;
 use crate::admission::Permit;
 use crate::body::BodyError;
 use crate::error::error_json;
@@ -27,6 +29,8 @@ pub struct Stream {
     is_events: bool,
     /// The last two bytes sent, to know whether an event is complete.
     tail: [u8; 2],
+    /// Where the answer's pauses have a limit.
+    stall: Option<Stall>,
     record: Record,
     /// One of the places of `--max-concurrent-requests`.
     _permit: Permit,
@@ -56,10 +60,34 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 }
 
 impl Stream {
-    /// Takes over the answer of a worker; `is_events` says that it is a stream of server-sent events.
-    pub fn new(is_events: bool, answer: Answer, placement: Placement, permit: Permit, record: Record) -> Self {
+    /// Takes over the answer of a worker; `is_events` says that it is a stream of server-sent events. A pause that is longer than
+    /// `longest_pause` ends it.
+    pub fn new(
+        is_events: bool,
+        answer: Answer,
+        placement: Placement,
+        permit: Permit,
+        record: Record,
+        longest_pause: Option<Duration>,
+    ) -> Self {
         let is_events = is_events && answer.length().is_none();
-        Self { exchange: Some((answer, placement)), is_events, tail: *b"\n\n", record, _permit: permit }
+        let stall = longest_pause.map(Stall::new);
+        Self { exchange: Some((answer, placement)), is_events, tail: *b"\n\n", stall, record, _permit: permit }
+    }
+
+    /// Nothing has come: ready, with the reason, when nothing is waited for any more.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let Some((_, placement)) = &mut self.exchange else { return Poll::Pending };
+        if placement.poll_cut_off(context).is_ready() {
+            return Poll::Ready(io::Error::other("the worker has left, and the time for its last answers is over"));
+        }
+        if let Some(stall) = &mut self.stall
+            && stall.poll(context).is_ready()
+        {
+            placement.failed("an answer paused for too long (--stream-idle-timeout-secs)");
+            return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the answer paused for too long"));
+        }
+        Poll::Pending
     }
 
     /// The worker's part is over: the load goes down, and a connection in order goes back to the pool.
@@ -90,9 +118,10 @@ impl Stream {
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Piece>, BodyError>> {
         let Some((answer, _)) = &mut self.exchange else { return Poll::Ready(Ok(None)) };
-        Poll::Ready(match ready!(answer.poll_piece(buffer, context)) {
+        let (polled, is_last) = (answer.poll_piece(buffer, context), answer.is_complete());
+        let polled = if polled.is_pending() { self.poll_end(context).map(Err) } else { polled };
+        Poll::Ready(match ready!(polled) {
             Ok(Some(piece)) => {
-                let is_last = answer.is_complete();
                 self.count(buffer.piece(piece.clone()));
                 if is_last {
                     self.end();
@@ -128,10 +157,14 @@ impl Stream {
     }
 
     fn count(&mut self, data: &[u8]) {
-        if self.record.status.is_success()
-            && let Some((_, placement)) = &mut self.exchange
-        {
-            placement.answered();
+        if let Some((_, placement)) = &mut self.exchange {
+            placement.moved();
+            if self.record.status.is_success() {
+                placement.answered();
+            }
+        }
+        if let Some(stall) = &mut self.stall {
+            stall.moved();
         }
         if self.is_events {
             self.record.observation.has_chunk();

@@ -1,5 +1,6 @@
 //! The body of a worker's answer.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
 
@@ -24,6 +25,19 @@ pub struct Answer {
 impl Answer {
     pub(super) fn new(connection: Connection, body: Decoder, begun: BytesMut, is_reusable: bool) -> Self {
         Self { connection, body, begun, is_reusable }
+    }
+
+    /// Waits until the body begins or ends, and keeps what came.
+    pub async fn begin(&mut self) -> io::Result<()> {
+        if self.begun.is_empty() && !self.body.is_ended() {
+            let (begun, stream) = (&mut self.begun, &mut self.connection.stream);
+            let count = poll_fn(|context| buffer::with(|buffer| buffer.poll_append(begun, stream, context))).await?;
+            if count == 0 {
+                self.is_reusable = false;
+                self.body.end()?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads the next piece of data into `buffer`; `None` at the end.

@@ -22,7 +22,11 @@ async fn closing(answers: bool) -> (String, Arc<AtomicUsize>) {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = vec![0; 4096];
             let Ok(read) = stream.read(&mut request).await else { continue };
-            let is_probe = request[..read].starts_with(b"GET /health");
+            let text = String::from_utf8_lossy(&request[..read]);
+            let (is_probe, is_inquiry) = (text.starts_with("GET /health "), text.contains("radixfleet-router/"));
+            if is_inquiry && !is_probe {
+                continue;
+            }
             if !is_probe {
                 counter.fetch_add(1, Ordering::SeqCst);
             }
@@ -149,15 +153,15 @@ async fn an_idle_connection_that_the_worker_closed_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_before_the_answer_is_tried_again_on_the_same_worker_then_elsewhere() {
+async fn a_connection_that_breaks_before_the_answer_is_tried_elsewhere_until_the_breaker_opens() {
     let (url, asked) = closing(false).await;
     let good = TestWorker::naming_itself().await;
-    // A long pause, so that the prober does not take the worker back during the test.
-    let slow = RouterConfig { health_check_interval_secs: 1e6, health_check_max_backoff_secs: 1e6, ..config(&[&good]) };
+    // The time-out is long, so that the breaker stays open for the rest of the test.
+    let breaker = RouterConfig { cb_failure_threshold: 3, cb_timeout_duration_secs: 1e6, ..config(&[&good]) };
     let urls = vec![url.clone(), good.url.clone()];
     let policy = "round_robin".to_owned();
-    let router = router(RouterConfig { worker_urls: urls, policy, max_worker_retries: 3, ..slow }).await;
-    for _ in 0..4 {
+    let router = router(RouterConfig { worker_urls: urls, policy, ..breaker }).await;
+    for _ in 0..10 {
         assert_eq!(generate(&router.url(), "x").await.worker(), good.url);
     }
     assert_eq!(asked.load(Ordering::SeqCst), 3);
@@ -166,15 +170,28 @@ async fn a_connection_that_breaks_before_the_answer_is_tried_again_on_the_same_w
 }
 
 #[tokio::test]
+async fn the_only_worker_is_asked_again_as_often_as_the_options_say() {
+    let (url, asked) = closing(false).await;
+    let limits = RouterConfig { max_worker_retries: 3, max_total_retries: 6, ..config(&[]) };
+    let router = router(RouterConfig { worker_urls: vec![url], ..limits }).await;
+    assert_eq!(generate(&router.url(), "x").await.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    idle(&router).await;
+}
+
+#[tokio::test]
 async fn retries_end_with_an_error_that_says_so() {
     let (url, asked) = closing(false).await;
-    let limits = RouterConfig { max_worker_retries: 100, max_total_retries: 6, ..config(&[]) };
+    let limits =
+        RouterConfig { max_worker_retries: 100, max_total_retries: 6, disable_circuit_breaker: true, ..config(&[]) };
     let router = router(RouterConfig { worker_urls: vec![url.clone()], ..limits }).await;
     let reply = generate(&router.url(), "x").await;
     assert_eq!(reply.status, StatusCode::BAD_GATEWAY);
     let message = reply.json().await["error"]["message"].as_str().unwrap().to_owned();
     assert!(
-        message.starts_with(&format!("no worker answered after 6 retries (--max-total-retries); the last: {url}:"))
+        message.starts_with("no worker answered after 6 retries (--max-total-retries 6, --max-worker-retries 100)")
+            && message.contains(&format!("the last: {url}: connection broke before the answer")),
+        "{message}"
     );
     assert_eq!(asked.load(Ordering::SeqCst), 7);
     idle(&router).await;

@@ -46,7 +46,10 @@ async fn bad_and_repeated_urls_are_refused_with_the_reason() {
         ("ftp://127.0.0.1:1", "unknown scheme ftp"),
         ("http://127.0.0.1:99999", "invalid port number"),
         ("", "empty host"),
-        ("http://127.0.0.1:1", "did not become healthy within 0.3 s (--worker-startup-timeout-secs)"),
+        (
+            "http://127.0.0.1:1",
+            "did not become healthy within 0.3 s (--worker-startup-timeout-secs): /health: Connection refused",
+        ),
     ] {
         let reply = add(&router, url).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{url}");

@@ -1,5 +1,6 @@
 //! A small worker, a small client, and a router between them.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -27,7 +28,7 @@ type Handler = dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Answer> + S
 
 // ===== The worker =====
 
-/// What a worker was asked, `/health` left out.
+/// What a worker was asked, what the router itself wants to know left out.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub method: Method,
@@ -51,6 +52,10 @@ struct Seen {
     connections: AtomicUsize,
     in_progress: AtomicUsize,
     sick: AtomicBool,
+    /// The worker takes connections and requests, and answers none of them.
+    stopped: AtomicBool,
+    /// What it answers to the router's own questions, by path; 404 to the others.
+    facts: Mutex<HashMap<String, (StatusCode, String)>>,
 }
 
 impl TestWorker {
@@ -94,6 +99,23 @@ impl TestWorker {
         self.seen.sick.store(!healthy, Ordering::SeqCst);
     }
 
+    /// Whether it answers anything at all, `/health` among it: a process that was stopped does not.
+    pub fn set_stopped(&self, stopped: bool) {
+        self.seen.stopped.store(stopped, Ordering::SeqCst);
+    }
+
+    /// What it answers when the router asks for `path` on its own account.
+    pub fn set_fact(&self, path: &str, status: StatusCode, body: impl Into<String>) {
+        self.seen.facts.lock().insert(path.to_owned(), (status, body.into()));
+    }
+
+    /// `/v1/models` with these models.
+    pub fn set_models(&self, names: &[&str]) {
+        let cards: Vec<_> = names.iter().map(|name| serde_json::json!({"id": name, "object": "model"})).collect();
+        let list = serde_json::json!({"object": "list", "data": cards});
+        self.set_fact("/v1/models", StatusCode::OK, list.to_string());
+    }
+
     pub fn asked(&self) -> Vec<Asked> {
         self.seen.asked.lock().clone()
     }
@@ -131,9 +153,17 @@ async fn answer(
     handler: Arc<Handler>,
     first: Arc<AtomicBool>,
 ) -> Result<Answer, hyper::Error> {
+    while seen.stopped.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     if request.uri().path() == "/health" {
         let status = if seen.sick.load(Ordering::SeqCst) { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
         return Ok(with_status(status, ""));
+    }
+    if is_inquiry(request.headers()) {
+        let fact = seen.facts.lock().get(request.uri().path()).cloned();
+        let (status, body) = fact.unwrap_or((StatusCode::NOT_FOUND, String::new()));
+        return Ok(with_status(status, body));
     }
     if first.swap(false, Ordering::SeqCst) {
         seen.connections.fetch_add(1, Ordering::SeqCst);
@@ -156,6 +186,11 @@ async fn answer(
         })
         .boxed_unsync()
     }))
+}
+
+/// True for what the router asks on its own account.
+fn is_inquiry(headers: &HeaderMap) -> bool {
+    headers.get("user-agent").is_some_and(|agent| agent.as_bytes().starts_with(b"radixfleet-router/"))
 }
 
 /// Counts a request for as long as it is in progress.
