@@ -13,6 +13,8 @@ type Prefix = Vec<Vec<u8>>;
 pub struct Model {
     nodes: BTreeMap<Prefix, Node>,
     max_bytes: usize,
+    /// Most bytes of text by worker.
+    limits: BTreeMap<u16, usize>,
     now: u64,
 }
 
@@ -26,20 +28,34 @@ struct Node {
 
 impl Model {
     pub fn new(max_bytes: usize) -> Self {
-        Self { nodes: BTreeMap::new(), max_bytes, now: 0 }
+        Self { nodes: BTreeMap::new(), max_bytes, limits: BTreeMap::new(), now: 0 }
     }
 
     pub fn insert(&mut self, text: &[u8], worker: u16) {
         self.now += 1;
         let key = self.bounded(text);
+        if self.matched(text, worker) == self.compared(text) {
+            return self.touch(&key, worker);
+        }
         loop {
             let plan = self.plan(&key, worker);
-            let lacks_room = |model: &Self, (who, bytes): (u16, usize)| model.charged(who) + bytes > model.max_bytes;
-            let Some(cost) = plan.costs.iter().copied().find(|cost| lacks_room(self, *cost)) else {
+            let Some(cost) = plan.costs.iter().copied().find(|cost| !self.has_room(*cost)) else {
                 return self.apply(plan, &key, worker);
             };
-            while lacks_room(self, cost) {
-                self.evict(cost.0);
+            while !self.has_room(cost) {
+                self.evict(cost.worker);
+            }
+        }
+    }
+
+    pub fn set_limit(&mut self, worker: u16, bytes: usize) {
+        self.limits.insert(worker, bytes);
+    }
+
+    pub fn trim(&mut self) {
+        for worker in 0..64 {
+            while !self.has_room(Cost { worker, blocks: 0, nodes: 0 }) {
+                self.evict(worker);
             }
         }
     }
@@ -71,6 +87,7 @@ impl Model {
             node.holders.remove(&worker);
         }
         self.nodes.retain(|_, node| !node.holders.is_empty());
+        self.limits.remove(&worker);
     }
 
     fn held(&self, worker: u16) -> impl Iterator<Item = (&Prefix, &Node)> {
@@ -91,43 +108,70 @@ impl Model {
         next.filter(|_| depth < key.len())
     }
 
-    /// Walks along `key`, noting the use.
-    fn plan(&mut self, key: &Prefix, worker: u16) -> Plan {
-        let mut plan = Plan::default();
-        let (mut depth, mut path_bytes, mut cost) = (0, 0, 0);
-        while let Some((prefix, common)) = self.next(key, depth) {
-            let node = self.nodes.get_mut(&prefix).unwrap();
-            let held = node.holders.contains_key(&worker);
-            let bytes = (common - depth) * BLOCK_BYTES + NODE_BYTES;
-            path_bytes += bytes;
-            if path_bytes > self.max_bytes {
-                plan.costs.insert(0, (worker, cost));
-                return plan;
-            }
-            depth = common;
-            if common < prefix.len() && !(held && common == key.len()) {
-                cost += if held { NODE_BYTES } else { bytes };
-                plan.costs =
-                    node.holders.keys().filter(|other| **other != worker).map(|other| (*other, NODE_BYTES)).collect();
-                plan.fork = Some((prefix, common));
-                break;
-            }
-            if !held {
-                cost += bytes;
-                plan.claimed.push(prefix);
-            } else {
+    /// Notes a use of `key`, all of which `worker` holds.
+    fn touch(&mut self, key: &Prefix, worker: u16) {
+        for (prefix, node) in &mut self.nodes {
+            let begin = prefix.len() - node.length;
+            if begin < key.len() && common(prefix, key) == prefix.len().min(key.len()) {
                 node.holders.insert(worker, self.now);
             }
         }
-        let room = self.max_bytes.saturating_sub(path_bytes + NODE_BYTES) / BLOCK_BYTES;
-        let length = room.min(key.len() - depth);
-        if length > 0 {
-            plan.leaf = Some((depth, length));
-            cost += length * BLOCK_BYTES + NODE_BYTES;
-        } else if plan.fork.as_ref().is_some_and(|(prefix, _)| self.nodes[prefix].holders.contains_key(&worker)) {
-            return Plan { costs: vec![(worker, cost - NODE_BYTES)], fork: None, ..plan };
+    }
+
+    fn has_room(&self, more: Cost) -> bool {
+        let text = self.bytes(more.worker) + more.blocks * BLOCK_BYTES;
+        let charged = self.charged(more.worker) + more.blocks * BLOCK_BYTES + more.nodes * NODE_BYTES;
+        charged <= self.max_bytes && text <= self.limit(more.worker)
+    }
+
+    fn limit(&self, worker: u16) -> usize {
+        self.limits.get(&worker).copied().unwrap_or(usize::MAX)
+    }
+
+    /// Walks along `key`, noting the use, until the key or what `worker` may hold on one path ends.
+    fn plan(&mut self, key: &Prefix, worker: u16) -> Plan {
+        let mut plan = Plan::default();
+        let mut cost = Cost { worker, blocks: 0, nodes: 0 };
+        let (mut depth, mut path_nodes) = (0, 0);
+        let (max_bytes, limit) = (self.max_bytes, self.limit(worker));
+        // Blocks that a path of so many nodes may have.
+        let most = |nodes: usize| (max_bytes.saturating_sub(nodes * NODE_BYTES)).min(limit) / BLOCK_BYTES;
+        while let Some((prefix, common)) = self.next(key, depth) {
+            let node = self.nodes.get_mut(&prefix).unwrap();
+            let held = node.holders.contains_key(&worker);
+            path_nodes += 1;
+            if common > most(path_nodes) {
+                plan.costs.insert(0, cost);
+                return plan;
+            }
+            let blocks = common - depth;
+            depth = common;
+            if common < prefix.len() && !(held && common == key.len()) {
+                cost.nodes += 1;
+                cost.blocks += if held { 0 } else { blocks };
+                let others = node.holders.keys().filter(|other| **other != worker);
+                plan.costs = others.map(|other| Cost { worker: *other, blocks: 0, nodes: 1 }).collect();
+                plan.fork = Some((prefix, common));
+                break;
+            }
+            if held {
+                node.holders.insert(worker, self.now);
+            } else {
+                cost.nodes += 1;
+                cost.blocks += blocks;
+                plan.claimed.push(prefix);
+            }
         }
-        plan.costs.insert(0, (worker, cost));
+        let end = key.len().min(most(path_nodes + 1).max(depth));
+        if end > depth {
+            plan.leaf = Some((depth, end - depth));
+            cost.nodes += 1;
+            cost.blocks += end - depth;
+        } else if plan.fork.as_ref().is_some_and(|(prefix, _)| self.nodes[prefix].holders.contains_key(&worker)) {
+            cost.nodes -= 1;
+            return Plan { costs: vec![cost], fork: None, ..plan };
+        }
+        plan.costs.insert(0, cost);
         plan
     }
 
@@ -172,8 +216,16 @@ struct Plan {
     fork: Option<(Prefix, usize)>,
     /// Depth and length of a new node.
     leaf: Option<(usize, usize)>,
-    /// What whom is charged, in the order in which it is.
-    costs: Vec<(u16, usize)>,
+    /// In the order in which they are charged.
+    costs: Vec<Cost>,
+}
+
+/// What a worker is charged.
+#[derive(Clone, Copy)]
+struct Cost {
+    worker: u16,
+    blocks: usize,
+    nodes: usize,
 }
 
 fn common(a: &Prefix, b: &Prefix) -> usize {

@@ -31,6 +31,7 @@ enum Step {
     Insert(Vec<u8>, WorkerId),
     Forget(WorkerId),
     Match(Vec<u8>),
+    Limit(WorkerId, usize),
     Trim,
 }
 
@@ -48,6 +49,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         8 => (any_text(), 0..WORKERS).prop_map(|(text, worker)| Step::Insert(text, worker)),
         1 => (0..WORKERS).prop_map(Step::Forget),
         4 => any_text().prop_map(Step::Match),
+        1 => (0..WORKERS, 0..1000_usize).prop_map(|(worker, bytes)| Step::Limit(worker, bytes)),
         1 => Just(Step::Trim),
     ]
 }
@@ -107,12 +109,12 @@ fn compare(index: &PrefixIndex, model: &Model, text: &[u8]) -> Result<(), TestCa
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     /// With a bound below 16 nodes the order of eviction is exact: which leaves are left has to be the same in the model.
     #[test]
     fn it_does_what_the_naive_model_does(
-        steps in prop::collection::vec(any_step(), 1..100),
+        steps in prop::collection::vec(any_step(), 1..60),
         max_bytes in prop_oneof![3 => 1..2500_usize, 1 => Just(UNBOUNDED)],
     ) {
         let index = PrefixIndex::new(max_bytes);
@@ -129,7 +131,14 @@ proptest! {
                     model.forget(worker);
                 }
                 Step::Match(text) => compare(&index, &model, &text)?,
-                Step::Trim => index.trim(),
+                Step::Limit(worker, bytes) => {
+                    index.set_limit(worker, bytes);
+                    model.set_limit(worker, bytes);
+                }
+                Step::Trim => {
+                    index.trim();
+                    model.trim();
+                }
             }
             for worker in 0..=WORKERS {
                 prop_assert_eq!(index.bytes(worker), model.bytes(worker));
@@ -275,7 +284,7 @@ fn the_end_of_a_key_that_is_no_whole_block_does_not_count() {
 #[test]
 fn a_tree_as_deep_as_a_key_is_long_is_no_harm() {
     let index = PrefixIndex::new(UNBOUNDED);
-    let letters = vec![b'd'; 3_000];
+    let letters = vec![b'd'; 1_000];
     // Each prefix ends a node, so that the nodes end up below one another.
     for end in 1..=letters.len() {
         index.insert(&key(&letters[..end]), (end % 2) as WorkerId);
