@@ -38,6 +38,18 @@ pub struct RouterConfig {
     #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = LISTENING)]
     pub threads: usize,
 
+    /// How long a client may take for a request's head from its first byte on, and for a TLS handshake
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, help_heading = LISTENING)]
+    pub header_timeout_secs: f64,
+
+    /// Longest pause of a client within a request's body; then it gets 408
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, help_heading = LISTENING)]
+    pub body_timeout_secs: f64,
+
+    /// How long a client's connection may be idle between two requests; then it is closed
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, help_heading = LISTENING)]
+    pub idle_timeout_secs: f64,
+
     /// How long answers in progress may go on after SIGTERM (1 s after Ctrl-C); a second signal ends the router at once
     #[arg(long, value_name = "SECONDS", default_value_t = 25.0, help_heading = LISTENING)]
     pub shutdown_grace_secs: f64,
@@ -66,6 +78,14 @@ pub struct RouterConfig {
     /// Key that the router sends to workers, in place of the client's
     #[arg(long, value_name = "KEY", env = "RADIXFLEET_WORKER_API_KEY", hide_env_values = true, help_heading = SECURITY)]
     pub worker_api_key: Option<Secret>,
+
+    /// Certificate chain (PEM) to serve HTTPS with; read again when it changes
+    #[arg(long, value_name = "PATH", requires = "tls_key_path", help_heading = SECURITY)]
+    pub tls_cert_path: Option<String>,
+
+    /// Private key (PEM) of the certificate; read again when it changes
+    #[arg(long, value_name = "PATH", requires = "tls_cert_path", help_heading = SECURITY)]
+    pub tls_key_path: Option<String>,
 
     /// Workers to route to, such as http://10.0.0.1:30001; they may come up later than the router
     #[arg(long, value_name = "URL", num_args = 0.., help_heading = WORKERS)]
@@ -299,6 +319,9 @@ impl RouterConfig {
             ("connect-timeout-secs", self.connect_timeout_secs),
             ("request-timeout-secs", self.request_timeout_secs),
             ("queue-timeout-secs", self.queue_timeout_secs),
+            ("header-timeout-secs", self.header_timeout_secs),
+            ("body-timeout-secs", self.body_timeout_secs),
+            ("idle-timeout-secs", self.idle_timeout_secs),
             ("worker-ttfb-timeout-secs", self.worker_ttfb_timeout_secs),
             ("drain-timeout-secs", self.drain_timeout_secs),
             ("load-poll-interval-secs", self.load_poll_interval_secs),
@@ -324,6 +347,9 @@ impl RouterConfig {
         }
         if !(0.0..=1e9).contains(&self.shutdown_grace_secs) {
             return Err(format!("--shutdown-grace-secs {}: must be a number of seconds", self.shutdown_grace_secs));
+        }
+        if self.tls_cert_path.is_some() != self.tls_key_path.is_some() {
+            return Err("--tls-cert-path and --tls-key-path belong together: give both or none".to_owned());
         }
         self.validate_keys()?;
         self.validate_discovery()?;

@@ -31,6 +31,9 @@ pub enum RouterError {
     HeadTooLarge,
     /// The head of a request took too long to arrive.
     HeadTimedOut,
+    BodyTimedOut {
+        seconds: f64,
+    },
     NoHealthyWorker {
         workers: usize,
     },
@@ -61,7 +64,7 @@ impl RouterError {
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::HeadTimedOut => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTimedOut | Self::BodyTimedOut { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::NoHealthyWorker { .. } | Self::Exhausted(_) | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::WorkersFailed(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -99,7 +102,10 @@ impl RouterError {
             Self::HeadTooLarge => {
                 format!("the request's head has more than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} header lines")
             }
-            Self::HeadTimedOut => "the request's head did not arrive in time".to_owned(),
+            Self::HeadTimedOut => "the request's head did not arrive in time (--header-timeout-secs)".to_owned(),
+            Self::BodyTimedOut { seconds } => {
+                format!("nothing of the request's body arrived for {seconds} s (--body-timeout-secs)")
+            }
             Self::NoHealthyWorker { workers: 0 } => "no worker: add one with POST /add_worker?url=…".to_owned(),
             Self::NoHealthyWorker { workers } => {
                 format!("no healthy worker: none of the {workers} in the fleet answers /health; retry later")

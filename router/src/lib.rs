@@ -23,6 +23,7 @@ mod python;
 pub mod secret;
 pub mod server;
 mod spans;
+mod tls;
 mod upstream;
 
 pub use background::BackgroundRouter;

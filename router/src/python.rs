@@ -8,7 +8,6 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::background::{BackgroundRouter, QUICK_GRACE};
 use crate::config::{self, RouterConfig};
-use crate::server;
 
 /// How long `wait` sleeps between two looks at Python's signals.
 const SIGNAL_CHECK: Duration = Duration::from_millis(100);
@@ -106,10 +105,10 @@ impl Router {
         Ok(())
     }
 
-    /// `http://host:port`, with the port that was taken. RuntimeError before `start` and after `stop`.
+    /// `http://host:port` or `https://host:port`, with the port that was taken. RuntimeError before `start` and after `stop`.
     #[getter]
     fn url(&self) -> PyResult<String> {
-        Ok(server::url_of(&self.config.host, self.running()?.port()))
+        Ok(self.running()?.url())
     }
 
     #[getter]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router as ControlRoutes;
 use http::{HeaderValue, Method, Request, Response};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tower_service::Service;
@@ -27,12 +27,10 @@ use crate::fleet::Fleet;
 use crate::forward::{self, Forwarder};
 use crate::metrics::{self, Exposition, Metrics, Observation};
 use crate::spans::Spans;
+use crate::tls::Tls;
 
 /// How long the listener rests after it could not accept, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How long clients may be slow or silent.
-const TIMEOUTS: Timeouts = Timeouts { head: Duration::from_secs(30), idle: Duration::from_secs(120) };
 
 /// How long the collector of traces may take at the end.
 const LAST_SPANS: Duration = Duration::from_secs(1);
@@ -40,14 +38,14 @@ const LAST_SPANS: Duration = Duration::from_secs(1);
 /// A router that listens and serves on the runtime it was started on.
 pub struct Router {
     address: SocketAddr,
-    host: String,
+    url: String,
     fleet: Arc<Fleet>,
     stopping: Arc<AtomicBool>,
     /// Carries how long running answers may go on.
     stop: oneshot::Sender<Duration>,
     serving: JoinHandle<()>,
-    maintenance: JoinHandle<()>,
-    pods: Option<JoinHandle<()>>,
+    /// What changes the fleet and the certificate meanwhile.
+    background: Vec<JoinHandle<()>>,
     scrapes: Option<JoinHandle<()>>,
     exporting: Option<JoinHandle<()>>,
 }
@@ -58,6 +56,7 @@ impl Router {
         let urls = config.urls().map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let listener = bind(&config.host, config.port).await?;
         let address = listener.local_addr()?;
+        let (tls, reloading) = Tls::start(&config)?.unzip();
         let scrapes = metrics::Listener::bind(&config).await?;
         let (spans, exporting) = Spans::start(&config)?.unzip();
         let metrics = Metrics::new(spans);
@@ -76,11 +75,17 @@ impl Router {
             metrics,
         };
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(serve(listener, app, stopped));
+        let url = url_of(if tls.is_some() { "https" } else { "http" }, &config.host, address.port());
+        let door = Door {
+            listener,
+            tls,
+            timeouts: Timeouts { head: seconds(config.header_timeout_secs), idle: seconds(config.idle_timeout_secs) },
+        };
+        let serving = tokio::spawn(door.serve(app, stopped));
         let maintenance = tokio::spawn(maintain(fleet.clone(), seconds(config.eviction_interval)));
-        let router =
-            Self { address, host: config.host, fleet, stopping, stop, serving, maintenance, pods, scrapes, exporting };
-        info!(url = router.url(), policy = config.policy, "router listens");
+        let background = [Some(maintenance), pods, reloading].into_iter().flatten().collect();
+        let router = Self { address, url, fleet, stopping, stop, serving, background, scrapes, exporting };
+        info!(url = router.url, policy = config.policy, "router listens");
         Ok(router)
     }
 
@@ -88,9 +93,9 @@ impl Router {
         self.address.port()
     }
 
-    /// `http://host:port`, with the port that was taken.
+    /// Where a client on the same machine finds the router, with the port that was taken.
     pub fn url(&self) -> String {
-        url_of(&self.host, self.port())
+        self.url.clone()
     }
 
     pub fn fleet(&self) -> &Arc<Fleet> {
@@ -101,8 +106,7 @@ impl Router {
     pub async fn stop(self, timeout: Duration) {
         info!(grace_seconds = timeout.as_secs_f64(), "shutting down");
         self.stopping.store(true, Ordering::Relaxed);
-        self.maintenance.abort();
-        self.pods.as_ref().inspect(|pods| pods.abort());
+        self.background.iter().for_each(JoinHandle::abort);
         // The receiver lives as long as the task that is waited for next.
         let _ = self.stop.send(timeout);
         if let Err(error) = self.serving.await {
@@ -118,13 +122,13 @@ impl Router {
     }
 }
 
-/// Where a client on the same machine finds a listener on `host` and `port`.
-pub fn url_of(host: &str, port: u16) -> String {
+/// The URL under which a client on the same machine finds a listener on `host` and `port`.
+fn url_of(scheme: &str, host: &str, port: u16) -> String {
     match host {
-        "0.0.0.0" | "" => format!("http://127.0.0.1:{port}"),
-        "::" => format!("http://[::1]:{port}"),
-        host if host.contains(':') => format!("http://[{host}]:{port}"),
-        host => format!("http://{host}:{port}"),
+        "0.0.0.0" | "" => format!("{scheme}://127.0.0.1:{port}"),
+        "::" => format!("{scheme}://[::1]:{port}"),
+        host if host.contains(':') => format!("{scheme}://[{host}]:{port}"),
+        host => format!("{scheme}://{host}:{port}"),
     }
 }
 
@@ -140,39 +144,64 @@ async fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
     })
 }
 
-/// Accepts until told to stop, then waits for the connections that are still open.
-async fn serve(listener: TcpListener, app: App, mut stopped: oneshot::Receiver<Duration>) {
-    let (closing, is_closing) = watch::channel(false);
-    let mut connections = JoinSet::new();
-    let timeout = loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    // Small chunks of a stream must leave at once; where the system cannot do that, they leave later.
-                    let _ = stream.set_nodelay(true);
-                    let (app, open) = (app.clone(), app.metrics.connections.count());
-                    let answer = move |request| {
-                        let _counted = &open;
-                        app.clone().answer(request)
-                    };
-                    connections.spawn(connection::serve(stream, answer, is_closing.clone(), TIMEOUTS));
-                }
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            // Whatever ended a connection is its client's business: nothing to do, and nothing to log.
-            Some(_) = connections.join_next() => {}
-            // Dropped without a word, as when the runtime ends, it means at once.
-            timeout = &mut stopped => break timeout.unwrap_or_default(),
+/// Where clients come in.
+struct Door {
+    listener: TcpListener,
+    tls: Option<Tls>,
+    timeouts: Timeouts,
+}
+
+impl Door {
+    /// Accepts until told to stop, then waits for the connections that are still open.
+    async fn serve(self, app: App, mut stopped: oneshot::Receiver<Duration>) {
+        let (closing, is_closing) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        let timeout = loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => self.let_in(stream, app.clone(), is_closing.clone(), &mut connections),
+                    Err(error) => {
+                        warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                // Whatever ended a connection is its client's business: nothing to do, and nothing to log.
+                Some(_) = connections.join_next() => {}
+                // Dropped without a word, as when the runtime ends, it means at once.
+                timeout = &mut stopped => break timeout.unwrap_or_default(),
+            }
+        };
+        drop(self.listener);
+        closing.send_replace(true);
+        let ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(timeout, ended).await.is_err() {
+            warn!("dropping connections that did not end in time");
         }
-    };
-    drop(listener);
-    closing.send_replace(true);
-    let ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(timeout, ended).await.is_err() {
-        warn!("dropping connections that did not end in time");
+    }
+
+    fn let_in(
+        &self,
+        stream: TcpStream,
+        app: App,
+        closing: watch::Receiver<bool>,
+        connections: &mut JoinSet<io::Result<()>>,
+    ) {
+        // Small chunks of a stream must leave at once; where the system cannot do that, they leave later.
+        let _ = stream.set_nodelay(true);
+        let open = app.metrics.connections.count();
+        let answer = move |request| {
+            let _counted = &open;
+            app.clone().answer(request)
+        };
+        let timeouts = self.timeouts;
+        match self.tls.clone() {
+            Some(tls) => connections.spawn(async move {
+                // Boxed, so that the handshake's state goes when it is over.
+                let stream = Box::pin(tls.accept(stream)).await?;
+                connection::serve(stream, answer, closing, timeouts).await
+            }),
+            None => connections.spawn(connection::serve(stream, answer, closing, timeouts)),
+        };
     }
 }
 
@@ -292,9 +321,9 @@ mod tests {
 
     #[test]
     fn urls_can_be_opened_on_this_machine() {
-        assert_eq!(url_of("0.0.0.0", 1), "http://127.0.0.1:1");
-        assert_eq!(url_of("::", 1), "http://[::1]:1");
-        assert_eq!(url_of("fe80::1", 1), "http://[fe80::1]:1");
-        assert_eq!(url_of("localhost", 1), "http://localhost:1");
+        assert_eq!(url_of("http", "0.0.0.0", 1), "http://127.0.0.1:1");
+        assert_eq!(url_of("http", "::", 1), "http://[::1]:1");
+        assert_eq!(url_of("https", "fe80::1", 1), "https://[fe80::1]:1");
+        assert_eq!(url_of("http", "localhost", 1), "http://localhost:1");
     }
 }

@@ -8,6 +8,10 @@ fn binary() -> Command {
     Command::new(env!("CARGO_BIN_EXE_radixfleet-router"))
 }
 
+fn spawn(arguments: &[&str]) -> Child {
+    binary().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
@@ -59,7 +63,7 @@ fn a_port_that_is_taken_is_one_line_and_exit_code_1() {
 fn signals_end_it_with_exit_code_0() {
     for signal in ["-INT", "-TERM"] {
         let arguments = ["--port", "0", "--prometheus-port", "0", "--log-format", "json"];
-        let mut router = binary().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut router = spawn(&arguments);
         let mut ready = String::new();
         BufReader::new(router.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         assert!(ready.starts_with("Router is ready at http://127.0.0.1:"), "{ready}");
@@ -97,10 +101,21 @@ fn endless_worker() -> String {
     address
 }
 
-/// A router with an answer in progress, and the client that reads it.
-fn busy_router(grace: &str) -> (Child, TcpStream) {
-    let arguments = ["--port", "0", "--worker-urls", &endless_worker(), "--shutdown-grace-secs", grace];
-    let mut router = binary().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+fn busy_router(grace: &str) -> Child {
+    spawn(&[
+        "--port",
+        "0",
+        "--prometheus-port",
+        "0",
+        "--worker-urls",
+        &endless_worker(),
+        "--shutdown-grace-secs",
+        grace,
+    ])
+}
+
+/// A client that reads an answer of `router`, which does not end.
+fn reader_of(router: &mut Child) -> TcpStream {
     let mut ready = String::new();
     BufReader::new(router.stdout.take().unwrap()).read_line(&mut ready).unwrap();
     let address = ready.split_whitespace().find_map(|word| word.strip_prefix("http://")).unwrap();
@@ -110,14 +125,15 @@ fn busy_router(grace: &str) -> (Child, TcpStream) {
         client.write_all(b"POST /generate HTTP/1.1\r\nhost: r\r\ncontent-length: 2\r\n\r\n{}").unwrap();
         client.read_exact(&mut status).unwrap();
         if &status == b"HTTP/1.1 200" {
-            return (router, client);
+            return client;
         }
     }
 }
 
 #[test]
 fn sigterm_waits_for_answers_and_a_second_one_does_not() {
-    let (mut router, _client) = busy_router("3600");
+    let mut router = busy_router("3600");
+    let _client = reader_of(&mut router);
     let pid = router.id().to_string();
     let terminate = || assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     terminate();
@@ -130,7 +146,8 @@ fn sigterm_waits_for_answers_and_a_second_one_does_not() {
 
 #[test]
 fn sigterm_drops_answers_after_the_grace() {
-    let (mut router, mut client) = busy_router("0");
+    let mut router = busy_router("0");
+    let mut client = reader_of(&mut router);
     assert!(Command::new("kill").args(["-TERM", &router.id().to_string()]).status().unwrap().success());
     assert!(router.wait().unwrap().success());
     let mut rest = String::new();

@@ -34,6 +34,8 @@ pub struct Forwarder {
     max_payload_bytes: usize,
     /// The longest pause of an answer; `None` where it may be of any length.
     longest_pause: Option<Duration>,
+    /// The longest that a client may pause within a body.
+    body_pause: Duration,
 }
 
 // ===== impl Forwarder =====
@@ -46,6 +48,7 @@ impl Forwarder {
             admission,
             max_payload_bytes: config.max_payload_size,
             longest_pause: Some(seconds(config.stream_idle_timeout_secs)).filter(|pause| !pause.is_zero()),
+            body_pause: seconds(config.body_timeout_secs),
         }
     }
 
@@ -57,7 +60,7 @@ impl Forwarder {
         observation: &mut Observation,
     ) -> Result<Response<Body>, RouterError> {
         let (parts, body) = request.into_parts();
-        let body = read_body(body, self.max_payload_bytes).await?;
+        let body = read_body(body, self.max_payload_bytes, self.body_pause).await?;
         // With the body read, the connection notices when a client that waits goes away.
         let permit = self.admission.admit().await?;
         let scanned = prompt::scan(&body, None);
