@@ -13,7 +13,7 @@ use super::histogram::Histogram;
 use super::labels::{ROUTES, STATUSES};
 use super::{Counter, Metrics, ModelMetrics, RouteMetrics};
 use crate::admission::Admission;
-use crate::fleet::{Fleet, Health, Worker};
+use crate::fleet::{BreakerState, Fleet, Health, Worker, WorkerStatus};
 
 /// All metrics as text, in the OpenMetrics format.
 pub struct Exposition(Registry);
@@ -109,15 +109,26 @@ impl Sources {
 
     fn workers(&self, families: &mut Families<'_>) -> fmt::Result {
         let workers = self.fleet.workers();
-        let mut gauges = |name, help, value: fn(&Worker) -> f64| {
-            families.gauges(name, help, workers.iter().map(|worker| (labels(worker), value(worker))))
+        let states: Vec<WorkerStatus> = workers.iter().map(|worker| worker.status()).collect();
+        let mut gauges = |name, help, value: fn(&WorkerStatus) -> Option<f64>| {
+            let samples = states.iter().filter_map(|state| Some((vec![("worker", &*state.url)], value(state)?)));
+            families.gauges(name, help, samples)
         };
-        gauges("worker_load", "Requests in progress on a worker", |worker| worker.load() as f64)?;
-        gauges("worker_healthy", "1 while a worker answers its health checks", |worker| {
-            f64::from(worker.health() == Health::Healthy)
+        gauges("worker_load", "Requests in progress on a worker", |state| Some(state.load as f64))?;
+        gauges("worker_reported_load", "Load that a worker reports itself", |state| state.reported_load)?;
+        gauges("worker_healthy", "1 while a worker answers its health checks", |state| {
+            Some(f64::from(state.health == Health::Healthy))
         })?;
-        gauges("worker_available", "1 while a worker may be given requests", |worker| {
-            f64::from(worker.is_available())
+        gauges("worker_available", "1 while a worker may be given requests", |state| Some(f64::from(state.available)))?;
+        gauges("worker_suspect", "1 from when a worker was found to hang until it has answered again", |state| {
+            Some(f64::from(state.suspect))
+        })?;
+        gauges("worker_circuit_breaker", "0 closed, 1 half-open, 2 open", |state| {
+            Some(match state.circuit_breaker {
+                BreakerState::Closed => 0.0,
+                BreakerState::HalfOpen => 1.0,
+                BreakerState::Open => 2.0,
+            })
         })?;
         let mut counters = |name, help, value: fn(&Worker) -> &Counter| {
             families.counters(name, help, workers.iter().map(|worker| (labels(worker), value(worker).get())))

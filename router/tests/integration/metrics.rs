@@ -63,6 +63,22 @@ async fn requests_are_counted_by_route_model_and_status() {
 }
 
 #[tokio::test]
+async fn models_that_a_worker_reports_have_their_own_samples() {
+    let worker = TestWorker::naming_itself().await;
+    worker.set_models(&["llama"]);
+    let (router, metrics) = observed(&[&worker]).await;
+    eventually("the model is known", || router.fleet().serves("llama")).await;
+    let body = json!({"model": "llama", "prompt": "x"}).to_string();
+    post(&router.url(), "/v1/completions", body).await.text().await;
+    idle(&router).await;
+    let text = scrape(&metrics).await;
+    let sample = r#"requests_total{route="/v1/completions",model="llama",status="2xx"}"#;
+    assert_eq!(value(&text, sample), Some(1.0), "{text}");
+    let breaker = format!("worker_circuit_breaker{{worker=\"{}\"}}", worker.url);
+    assert_eq!(value(&text, &breaker), Some(0.0), "{text}");
+}
+
+#[tokio::test]
 async fn streams_are_timed_by_their_chunks() {
     let feeds = Arc::new(Mutex::new(Vec::new()));
     let shared = feeds.clone();
@@ -129,7 +145,7 @@ async fn a_worker_that_leaves_takes_its_samples_along() {
     let (stays, leaves) = (TestWorker::naming_itself().await, TestWorker::naming_itself().await);
     let (router, metrics) = observed(&[&stays, &leaves]).await;
     let text = scrape(&metrics).await;
-    for sample in ["worker_load", "worker_healthy", "worker_available", "worker_requests_total"] {
+    for sample in ["worker_load", "worker_healthy", "worker_available", "worker_suspect", "worker_requests_total"] {
         assert!(value(&text, &format!("{sample}{{worker=\"{}\"}}", leaves.url)).is_some(), "{sample}\n{text}");
     }
     post(&router.url(), &format!("/remove_worker?url={}", leaves.url), "").await;
