@@ -46,7 +46,7 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { answer: Duration::from_secs(30), watch: Duration::from_secs(120), max_pause: Duration::from_secs(5) }
+        Self { answer: Duration::from_secs(15), watch: Duration::from_secs(120), max_pause: Duration::from_secs(5) }
     }
 }
 

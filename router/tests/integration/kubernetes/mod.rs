@@ -125,7 +125,8 @@ async fn a_connection_that_died_silently_hides_changes_no_longer_than_a_watch_la
     on_every_server(async |cluster| {
         cluster.create("default", "worker", "worker").await;
         cluster.run("default", "worker", "10.1.0.1", true).await;
-        let watching = cluster.watch(None, Timing { watch: Duration::from_secs(2), ..PATIENT });
+        let watching =
+            cluster.watch(None, Timing { answer: Duration::from_secs(2), watch: Duration::from_secs(2), ..PATIENT });
         watching.becomes(&["10.1.0.1"]).await;
         cluster.link.go_silent();
         cluster.delete("default", "worker").await;
