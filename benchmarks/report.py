@@ -31,15 +31,19 @@ class Figure:
         return statistics.median(self.runs)
 
 
+def cpu() -> str:
+    """How many cores of which model."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+    return f"{len(lines)} x {lines[0].split(':', 1)[1].strip()}"
+
+
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        cpu = f"{len(lines)} x {lines[0].split(':', 1)[1].strip()}"
     return {
-        "cpu": cpu,
+        "cpu": cpu(),
         "python": platform.python_version(),
         "torch": version("torch"),
         "transformers": version("transformers"),

@@ -24,7 +24,9 @@ const UNPACED_CHUNKS: u32 = 16;
 #[serde(default)]
 struct Wanted {
     stream: bool,
-    max_tokens: u32,
+    max_tokens: Option<u32>,
+    /// The newer name, which some routers write in place of the older.
+    max_completion_tokens: Option<u32>,
 }
 
 /// What a path is answered with.
@@ -113,7 +115,7 @@ async fn generate(
 ) -> io::Result<()> {
     // A body that is no JSON, or was dropped unread, asks for the shortest answer.
     let wanted: Wanted = serde_json::from_slice(body).unwrap_or_default();
-    let chunks = wanted.max_tokens.max(1);
+    let chunks = wanted.max_tokens.or(wanted.max_completion_tokens).unwrap_or(1).max(1);
     let prompt = engine.prefill(body, worker).await;
     if !wanted.stream {
         return wire.write(if chat { &ANSWERS.chat_completion } else { &ANSWERS.completion }).await;
