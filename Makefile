@@ -18,12 +18,12 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check format build wheel bench clean
+.PHONY: help serve demo test check format build wheel bench bench-router clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
 	@echo "radixfleet: make VERB [MODEL=$(MODEL)] [PORT=$(PORT)] [DP=$(DP)] [ARGS='more flags']"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 serve: build ## set up what is missing, then serve MODEL with DP workers on PORT
 	@exec $(BIN)/launch_server --model-path $(MODEL) --dp-size $(DP) --port $(PORT) $(ARGS)
@@ -55,6 +55,9 @@ wheel: $(STAMPS)/build ## one wheel for every Python from 3.11 on, into dist/
 
 bench: $(STAMPS)/dev ## the figures of the README
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-router: $(STAMPS)/dev ## the router beside sglang-router, smg, vllm-router and nginx: 40 minutes; ARGS='--quick' for 10
+	@$(BIN)/python -m benchmarks.router $(ARGS)
 
 clean: ## remove what was built; the environment and pulled models stay
 	rm -rf target dist build .pytest_cache .ruff_cache .hypothesis $(STAMPS)/build

@@ -54,7 +54,10 @@ def main(argv: list[str] | None = None) -> None:
         **versions,
     }
     console.print(", ".join(f"{key} {value}" for key, value in facts.items()), style="dim")
-    console.print(table.render("The router and its peers: medians", results))
+    title = "The router and its peers: medians"
+    if arguments.quick:
+        title += " (quick: too short to judge by; what waits gives up early)"
+    console.print(table.render(title, results))
     for failure in table.failures(results):
         console.print(failure, style="yellow", markup=False)
     if path := json_path(arguments):

@@ -17,8 +17,8 @@ TURNS = 8
 FIRST_BYTES = 8192
 TURN_BYTES = 400
 ANSWER_CHUNKS = 8
-CHAT_ARRIVAL_SECONDS = 4.0
-THINK_MS = 250
+CHAT_ARRIVAL_SECONDS = 5.0
+THINK_MS = 180
 # What a worker keeps of a whole chat: its texts, their roles, and answers of 17 bytes a chunk.
 CHAT_BYTES = FIRST_BYTES + TURNS * (TURN_BYTES + ANSWER_CHUNKS * 17 + 20)
 

@@ -47,6 +47,14 @@ fn json(status: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into()
 }
 
+/// A prompt as token ids, one for each four bytes: an object for a chat, a list of one for a completion.
+pub fn rendered(prompt: &[u8], chat: bool) -> Vec<u8> {
+    let ids = prompt.chunks(4).map(|part| part.iter().fold(0, |id: u32, &byte| (id * 31 + u32::from(byte)) % 100_003));
+    let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+    let object = format!(r#"{{"request_id":"render-1","model":"mock","token_ids":[{}]}}"#, ids.join(","));
+    json("200 OK", &if chat { object } else { format!("[{object}]") })
+}
+
 pub const STREAM_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
 pub const STREAM_END: &[u8] = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
@@ -77,6 +85,17 @@ mod tests {
             let (_, body) = text.split_once("\r\n\r\n").unwrap();
             serde_json::from_str::<serde_json::Value>(body).unwrap();
         }
+    }
+
+    #[test]
+    fn prompts_that_share_a_beginning_share_tokens() {
+        let ids = |prompt: &str| {
+            let answer = String::from_utf8(rendered(prompt.as_bytes(), true)).unwrap();
+            let body: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+            body["token_ids"].as_array().unwrap().clone()
+        };
+        assert_eq!(ids("once upon a time")[..3], ids("once upon a dime")[..3]);
+        assert_ne!(ids("once upon a time")[3], ids("once upon a dime")[3]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use super::answer::{self, ANSWERS};
 use super::engine::Engine;
+use super::prompt;
 use super::{Mode, Worker, Workers};
 use crate::clock::{now_ns, sleep_until};
 use crate::http1::{Framing, Head, Wire};
@@ -31,7 +32,13 @@ struct Wanted {
 
 /// What a path is answered with.
 enum Route {
-    Generation { chat: bool },
+    Generation {
+        chat: bool,
+    },
+    /// The prompt's tokens, which one of the routers asks for to know what prompts share.
+    Render {
+        chat: bool,
+    },
     Information(&'static [u8]),
 }
 
@@ -40,11 +47,14 @@ pub async fn serve(stream: TcpStream, workers: &Rc<Workers>, worker: &Rc<Worker>
     let mut body = Vec::new();
     while let Some(head) = wire.request_head().await? {
         let engine = worker.engine.borrow().clone();
-        read_body(&mut wire, &head, engine.is_modelled(), &mut body).await?;
+        let route = route(&head.path);
+        let whole = engine.is_modelled() || matches!(route, Route::Render { .. });
+        read_body(&mut wire, &head, whole, &mut body).await?;
         let mode = *worker.mode.borrow();
-        match route(&head.path) {
-            Route::Information(_) if mode == Mode::Hang => return hang(worker, mode).await,
+        match route {
+            Route::Information(_) | Route::Render { .. } if mode == Mode::Hang => return hang(worker, mode).await,
             Route::Information(answer) => wire.write(answer).await?,
+            Route::Render { chat } => wire.write(&answer::rendered(&prompt::text(&body), chat)).await?,
             Route::Generation { chat } => {
                 worker.count(|stats| {
                     stats.requests += 1;
@@ -73,6 +83,8 @@ fn route(path: &str) -> Route {
     match path.split('?').next().unwrap_or_default() {
         "/v1/chat/completions" => Route::Generation { chat: true },
         "/v1/completions" | "/generate" => Route::Generation { chat: false },
+        "/v1/chat/completions/render" => Route::Render { chat: true },
+        "/v1/completions/render" => Route::Render { chat: false },
         "/v1/models" => Route::Information(&ANSWERS.models),
         "/health" | "/health_generate" => Route::Information(answer::HEALTHY),
         "/get_model_info" | "/model_info" | "/get_server_info" | "/server_info" => {
