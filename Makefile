@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## show this list
 	@echo "radixfleet: make VERB [MODEL=$(MODEL)] [PORT=$(PORT)] [DP=$(DP)] [ARGS='more flags']"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 serve: build ## set up what is missing, then serve MODEL with DP workers on PORT
 	@exec $(BIN)/launch_server --model-path $(MODEL) --dp-size $(DP) --port $(PORT) $(ARGS)

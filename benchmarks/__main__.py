@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: every benchmark that runs on this machine, one after the other."""
+"""`python -m benchmarks`: the figures of the README, one benchmark after the other.
+
+The router beside its peers takes longer and has a command of its own: `python -m benchmarks.router`.
+"""
 
 from . import engine_cpu, fleet_cpu
 
