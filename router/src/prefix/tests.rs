@@ -194,6 +194,16 @@ fn a_shared_prefix_outlives_the_turns_that_used_it_once() {
 }
 
 #[test]
+fn a_fork_is_no_use_of_what_lies_below_it() {
+    let index = PrefixIndex::new(3 * node_bytes(2) + node_bytes(1));
+    for letters in [&b"abbb"[..], b"x", b"abaa", b"y"] {
+        index.insert(&key(letters), 0);
+    }
+    let held = |letters: &[u8]| index.matches(&key(letters)).bytes(0) / BLOCK_BYTES;
+    assert_eq!((held(b"abbb"), held(b"x"), held(b"abaa"), held(b"y")), (2, 1, 4, 1));
+}
+
+#[test]
 fn one_workers_eviction_leaves_the_others_alone() {
     let index = PrefixIndex::new(1000);
     index.insert(&key(&[b'k'; 20]), 1);
