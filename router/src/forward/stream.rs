@@ -47,6 +47,16 @@ pub struct Record {
     observation: Observation,
 }
 
+/// How a client is told that its answer ends in the middle.
+#[derive(Clone, Copy)]
+struct Cut {
+    status: StatusCode,
+    message: &'static str,
+}
+
+const BROKEN: Cut =
+    Cut { status: StatusCode::BAD_GATEWAY, message: "the worker broke off in the middle of this answer" };
+
 impl Record {
     pub fn new(id: &HeaderValue, target: &Uri, status: StatusCode, observation: Observation) -> Self {
         let (id, path) = (id.to_str().unwrap_or_default().into(), target.path().into());
@@ -76,16 +86,19 @@ impl Stream {
     }
 
     /// Nothing has come: ready, with the reason, when nothing is waited for any more.
-    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Cut> {
         let Some((_, placement)) = &mut self.exchange else { return Poll::Pending };
         if placement.poll_cut_off(context).is_ready() {
-            return Poll::Ready(io::Error::other("the worker has left, and the time for its last answers is over"));
+            return Poll::Ready(Cut {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                message: "the worker of this answer was removed",
+            });
         }
         if let Some(stall) = &mut self.stall
             && stall.poll(context).is_ready()
         {
             placement.failed("an answer paused for too long (--stream-idle-timeout-secs)");
-            return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the answer paused for too long"));
+            return Poll::Ready(Cut { status: StatusCode::GATEWAY_TIMEOUT, message: "the answer paused for too long" });
         }
         Poll::Pending
     }
@@ -119,7 +132,12 @@ impl Stream {
     ) -> Poll<Result<Option<Piece>, BodyError>> {
         let Some((answer, _)) = &mut self.exchange else { return Poll::Ready(Ok(None)) };
         let (polled, is_last) = (answer.poll_piece(buffer, context), answer.is_complete());
-        let polled = if polled.is_pending() { self.poll_end(context).map(Err) } else { polled };
+        if polled.is_pending()
+            && let Poll::Ready(cut) = self.poll_end(context)
+        {
+            let event = self.break_off(cut, io::Error::other(cut.message));
+            return Poll::Ready(event.map(|event| Some(0..buffer.fill(event.as_bytes()))));
+        }
         Poll::Ready(match ready!(polled) {
             Ok(Some(piece)) => {
                 self.count(buffer.piece(piece.clone()));
@@ -132,18 +150,18 @@ impl Stream {
                 self.end();
                 Ok(None)
             }
-            Err(error) => self.break_off(error).map(|event| Some(0..buffer.fill(event.as_bytes()))),
+            Err(error) => self.break_off(BROKEN, error).map(|event| Some(0..buffer.fill(event.as_bytes()))),
         })
     }
 
-    /// The worker broke off in the middle of its answer: an event that says so, where the client can understand one.
-    fn break_off(&mut self, error: io::Error) -> Result<String, BodyError> {
+    /// The answer ends in the middle: an event that says so, where the client can understand one.
+    fn break_off(&mut self, cut: Cut, error: io::Error) -> Result<String, BodyError> {
         if let Some((_, placement)) = &self.exchange {
             warn!(
                 request_id = &*self.record.id,
                 worker = %placement.worker().url(),
                 %error,
-                "worker broke off in the middle of an answer"
+                "answer broken off in the middle"
             );
         }
         self.record.observation.is_broken_off();
@@ -151,7 +169,7 @@ impl Stream {
         if !self.is_events {
             return Err(error.into());
         }
-        let message = error_json(StatusCode::BAD_GATEWAY, "the worker broke off in the middle of this answer");
+        let message = error_json(cut.status, cut.message);
         let separator = if self.tail == *b"\n\n" { "" } else { "\n\n" };
         Ok(format!("{separator}data: {message}\n\n"))
     }

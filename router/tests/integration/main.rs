@@ -3,9 +3,11 @@
 mod access;
 mod control;
 mod failures;
+mod hangs;
 mod kubernetes;
 mod membership;
 mod metrics;
+mod models;
 mod pass_through;
 mod slow_clients;
 mod spans;

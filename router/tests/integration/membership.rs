@@ -172,3 +172,49 @@ async fn flushing_reaches_every_worker() {
     let message = reply.json().await["error"]["message"].as_str().unwrap().to_owned();
     assert_eq!(message, format!("cache not flushed on 1 of 3 workers: {}: status 400 Bad Request", failing.url));
 }
+
+#[tokio::test]
+async fn what_a_removed_worker_does_not_end_in_time_ends_with_an_error_event() {
+    let feeds = Arc::new(Mutex::new(Vec::new()));
+    let shared = feeds.clone();
+    let leaving = TestWorker::start(move |_| {
+        let (feed, answer) = chunked("text/event-stream");
+        feed.send("data: begun\n\n".into()).unwrap();
+        shared.lock().push(feed);
+        async { answer }
+    })
+    .await;
+    let router = router(RouterConfig { drain_timeout_secs: 0.2, ..config(&[&leaving]) }).await;
+    let reply = generate(&router.url(), "x").await;
+    let worker = router.fleet().workers()[0].clone();
+    assert_eq!(remove(&router, &leaving.url).await.status, StatusCode::OK);
+    let text = reply.text().await;
+    let event = text.strip_prefix("data: begun\n\ndata: ").unwrap_or_else(|| panic!("{text:?}"));
+    let error: serde_json::Value = serde_json::from_str(event.trim()).unwrap();
+    assert_eq!(error["error"]["message"], "the worker of this answer was removed");
+    assert_eq!(worker.load(), 0);
+    eventually("the worker is told", || leaving.in_progress() == 0).await;
+}
+
+#[tokio::test]
+async fn a_request_that_a_removed_worker_has_not_begun_to_answer_goes_to_another() {
+    let (leaving, staying) = (TestWorker::start(|_| std::future::pending()).await, TestWorker::naming_itself().await);
+    let router = Arc::new(router(RouterConfig { drain_timeout_secs: 0.2, ..config(&[&leaving]) }).await);
+    let url = router.url();
+    let waiting = tokio::spawn(async move { generate(&url, "x").await.worker().to_owned() });
+    eventually("it waits", || leaving.in_progress() == 1).await;
+    assert_eq!(add(&router, &staying.url).await.status, StatusCode::OK);
+    assert_eq!(remove(&router, &leaving.url).await.status, StatusCode::OK);
+    assert_eq!(waiting.await.unwrap(), staying.url);
+    idle(&router).await;
+}
+
+#[tokio::test]
+async fn adding_a_worker_that_fails_its_check_says_why() {
+    let worker = TestWorker::naming_itself().await;
+    worker.set_healthy(false);
+    let router = Router::start(RouterConfig { worker_startup_timeout_secs: 0.3, ..config(&[]) }).await.unwrap();
+    let reply = add(&router, &worker.url).await;
+    let message = reply.json().await["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.ends_with("/health: status 500 Internal Server Error"), "{message}");
+}

@@ -56,6 +56,8 @@ struct Seen {
     stopped: AtomicBool,
     /// What it answers to the router's own questions, by path; 404 to the others.
     facts: Mutex<HashMap<String, (StatusCode, String)>>,
+    /// The paths that the router asked for on its own account, `/health` left out.
+    inquiries: Mutex<Vec<String>>,
 }
 
 impl TestWorker {
@@ -84,7 +86,9 @@ impl TestWorker {
 
     /// The same worker again, on the same port, after `kill`.
     pub async fn restart(&mut self) {
+        let facts = self.seen.facts.lock().clone();
         *self = Self::listen(self.address, self.handler.clone()).await;
+        *self.seen.facts.lock() = facts;
     }
 
     /// Ends it as a crash does: nobody listens any more, and every connection breaks.
@@ -114,6 +118,11 @@ impl TestWorker {
         let cards: Vec<_> = names.iter().map(|name| serde_json::json!({"id": name, "object": "model"})).collect();
         let list = serde_json::json!({"object": "list", "data": cards});
         self.set_fact("/v1/models", StatusCode::OK, list.to_string());
+    }
+
+    /// How often the router asked for `path` on its own account.
+    pub fn inquiries(&self, path: &str) -> usize {
+        self.seen.inquiries.lock().iter().filter(|asked| *asked == path).count()
     }
 
     pub fn asked(&self) -> Vec<Asked> {
@@ -161,6 +170,7 @@ async fn answer(
         return Ok(with_status(status, ""));
     }
     if is_inquiry(request.headers()) {
+        seen.inquiries.lock().push(request.uri().path().to_owned());
         let fact = seen.facts.lock().get(request.uri().path()).cloned();
         let (status, body) = fact.unwrap_or((StatusCode::NOT_FOUND, String::new()));
         return Ok(with_status(status, body));
