@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
+use super::Fleet;
 use super::breaker::BreakerState;
 use super::inquiry::{Inquirer, Reply};
 use super::progress::AnswerKind;
 use super::silence::{Measure, Silence};
 use super::worker::{Worker, WorkerId};
-use super::{Fleet, Health};
 use crate::moment::Moment;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -26,15 +26,28 @@ const RETURN_PAUSE: Duration = Duration::from_millis(250);
 /// The check that generates a token.
 const GENERATING_CHECK: &str = "/health_generate";
 
-/// So many answers in one piece that all wait at a worker without such a check are not one that takes long.
-const SEVERAL: usize = 3;
+/// How many requests have to wait, at least, for a worker without such a check to be found to hang. One answer in one piece may just be long.
+fn enough(kind: AnswerKind) -> usize {
+    match kind {
+        AnswerKind::Stream => 1,
+        AnswerKind::Whole => 3,
+    }
+}
+
+/// How many have to wait for its check not to be believed, after it was once: what it answers is not what its clients ask for.
+fn enough_to_disbelieve(kind: AnswerKind) -> usize {
+    match kind {
+        AnswerKind::Stream => 3,
+        AnswerKind::Whole => 8,
+    }
+}
 
 /// What the monitor knows of the fleet between two ticks.
 #[derive(Default)]
 struct Monitor {
     measure: Measure,
     silences: HashMap<WorkerId, Silence>,
-    /// Workers that are being asked whether they hang.
+    /// Workers that are being asked whether they hang: true if they do.
     doubts: HashMap<WorkerId, tokio::task::JoinHandle<bool>>,
 }
 
@@ -121,26 +134,30 @@ impl Monitor {
             }
             return hangs;
         }
-        let is_unexplained = silence.is_unexplained(now, &self.measure);
-        let kind = silence.kind;
+        let (silence, waiting) = (*silence, waiting.unwrap_or(0));
         // Where everybody is silent, nobody is to blame, and nobody could take over.
         let has_peer = |peer: &Arc<Worker>| peer.is_available() && !self.silences.contains_key(&peer.id());
-        if is_unexplained && worker.health() == Health::Healthy && workers.iter().any(has_peer) {
-            let is_one_long_answer = kind == AnswerKind::Whole && waiting.is_some_and(|count| count < SEVERAL);
-            let (worker, inquirer) = (worker.clone(), inquirer.clone());
-            self.doubts
-                .insert(id, tokio::spawn(async move { !is_alive(&worker, &inquirer, is_one_long_answer).await }));
+        if !silence.is_unexplained(now, &self.measure) || !workers.iter().any(has_peer) {
+            return false;
         }
+        if worker.is_suspect() {
+            // The request on trial waits as those before it did, whatever the check says.
+            return true;
+        }
+        let (worker, inquirer) = (worker.clone(), inquirer.clone());
+        let is_believed = !silence.is_excused() || waiting < enough_to_disbelieve(silence.kind);
+        let is_enough = waiting >= enough(silence.kind);
+        self.doubts.insert(
+            id,
+            tokio::spawn(async move {
+                match inquirer.get(&worker, GENERATING_CHECK, PROOF_TIMEOUT).await {
+                    Reply::Ok(_) => !is_believed,
+                    Reply::Failed(_) => true,
+                    Reply::Missing => is_enough,
+                }
+            }),
+        );
         false
-    }
-}
-
-/// Whether a silent worker can still generate. `benefit` is for whom doubt speaks where it has no check that generates.
-async fn is_alive(worker: &Worker, inquirer: &Inquirer, benefit: bool) -> bool {
-    match inquirer.get(worker, GENERATING_CHECK, PROOF_TIMEOUT).await {
-        Reply::Ok(_) => true,
-        Reply::Failed(_) => false,
-        Reply::Missing => benefit,
     }
 }
 

@@ -56,6 +56,10 @@ impl Silence {
         measure.limit(self.kind, self.bytes).is_some_and(|limit| self.lasts(now) > limit * self.patience)
     }
 
+    pub fn is_excused(&self) -> bool {
+        self.patience > 1
+    }
+
     /// The worker was found to be alive: only a much longer silence would speak against that.
     pub fn excuse(&mut self) {
         self.patience = self.patience.saturating_mul(2).min(1024);

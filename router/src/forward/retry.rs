@@ -58,8 +58,8 @@ impl Retry {
         let deadline = Instant::now() + self.timeout;
         let mut placement = self.fleet.assign(wanted).map_err(|reason| self.unassigned(reason, wanted))?;
         loop {
-            // One that was taken from a worker that hung says nothing about the next one: perhaps it is the request.
-            if !course.moved {
+            // One that was taken from a worker that hung says nothing about the next one: perhaps it is the request. On trial it has to.
+            if !course.moved || placement.is_on_trial() {
                 placement.wait(outgoing.kind);
             }
             let outcome = match self.limits.attempt(outgoing, &placement, &self.fleet, deadline).await {

@@ -147,17 +147,26 @@ async fn a_worker_that_passes_the_check_that_generates_is_not_suspect() {
     hangs.store(true, Ordering::SeqCst);
     let url = router.url();
     let mut long = JoinSet::new();
-    for _ in 0..8 {
+    for _ in 0..4 {
         let url = url.clone();
         long.spawn(async move { post(&url, "/generate", stream_of("y")).await.status });
     }
-    eventually("some wait", || slow.in_progress() == 4).await;
+    eventually("two wait", || slow.in_progress() == 2).await;
     for _ in 0..30 {
         assert!(!status(&router, &slow).suspect);
         sleep(Duration::from_millis(100)).await;
     }
     hangs.store(false, Ordering::SeqCst);
     assert!(long.join_all().await.iter().all(|status| *status == StatusCode::OK));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_check_that_passes_is_not_believed_against_a_crowd_that_waits() {
+    let ((sick, hangs), well) = (hanging().await, TestWorker::naming_itself().await);
+    sick.set_fact("/health_generate", StatusCode::OK, "");
+    let router = round_robin(&[&sick, &well]).await;
+    let stop = |stop| hangs.store(stop, Ordering::SeqCst);
+    no_request_fails_while_one_hangs(stream_of("x"), stop, &sick, &router).await;
 }
 
 #[tokio::test]
