@@ -41,7 +41,7 @@ impl Admission {
 
     /// Returns when the request may run. `RateLimited` when the queue is full, or did not move in time.
     pub async fn admit(&self) -> Result<Permit, RouterError> {
-        let Some(running) = &self.running else { return Ok(Permit(None)) };
+        let Some(running) = &self.running else { return Ok(Permit::none()) };
         // Never past those who wait: a permit that comes back goes to the first of them.
         if let Ok(permit) = running.clone().try_acquire_owned() {
             return Ok(Permit(Some(permit)));
@@ -73,6 +73,15 @@ impl Admission {
         let place = |waiting| (waiting < self.queue_size).then_some(waiting + 1);
         self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place).ok()?;
         Some(QueuePlace(&self.waiting))
+    }
+}
+
+// ===== impl Permit =====
+
+impl Permit {
+    /// For what runs beside the limit.
+    pub fn none() -> Self {
+        Self(None)
     }
 }
 

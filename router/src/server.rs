@@ -289,6 +289,7 @@ fn route(method: &Method, path: &str) -> Route {
             Route::Forward
         }
         "/get_model_info" | "/get_server_info" | "/health_generate" => Route::WrongMethod("GET"),
+        path if path == "/v1/models" || path.starts_with("/v1/models/") => Route::Control,
         path if path.starts_with("/v1/") => Route::Forward,
         _ => Route::Control,
     }
@@ -305,7 +306,7 @@ mod tests {
             (&post, "/generate"),
             (&post, "/v1/chat/completions"),
             (&post, "/v1/embeddings"),
-            (&get, "/v1/models"),
+            (&get, "/v1/modelsets"),
             (&Method::DELETE, "/v1/files/7"),
             (&get, "/get_model_info"),
             (&get, "/get_server_info"),
@@ -314,7 +315,7 @@ mod tests {
         }
         assert_eq!(route(&get, "/generate"), Route::WrongMethod("POST"));
         assert_eq!(route(&post, "/get_model_info"), Route::WrongMethod("GET"));
-        for path in ["/health", "/add_worker", "/v2/x", "/v1", "/"] {
+        for path in ["/health", "/add_worker", "/v1/models", "/v1/models/a/b", "/v2/x", "/v1", "/"] {
             assert_eq!(route(&get, path), Route::Control, "{path}");
         }
     }

@@ -40,7 +40,7 @@ def test_it_serves_until_a_signal_and_exits_with_0(
     with launched("--policy", "random") as (process, url):
         added = httpx.post(f"{url}/add_worker", params={"url": worker_url})
         assert added.status_code == 200
-        assert httpx.get(f"{url}/v1/models").json() == {"path": "/v1/models"}
+        assert httpx.get(f"{url}/get_server_info").json() == {"path": "/get_server_info"}
         process.send_signal(stop_signal)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 0

@@ -37,7 +37,7 @@ def test_workers_can_be_added_and_removed(worker_url: str) -> None:
         assert httpx.get(f"{router.url}/health").status_code == 503
         added = httpx.post(f"{router.url}/add_worker", params={"url": worker_url})
         assert added.text == f"Successfully added worker: {worker_url}"
-        assert httpx.get(f"{router.url}/v1/models").json() == {"path": "/v1/models"}
+        assert httpx.get(f"{router.url}/get_server_info").json() == {"path": "/get_server_info"}
         removed = httpx.post(f"{router.url}/remove_worker", params={"url": worker_url})
         assert removed.text == f"Successfully removed worker: {worker_url}"
 

@@ -3,6 +3,7 @@
 mod cache;
 mod health;
 mod load;
+mod models;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -51,6 +52,8 @@ impl Control {
             .route("/readiness", only("GET", get(health::health)))
             .route("/liveness", only("GET", get(health::liveness)))
             .route("/get_load", only("GET", get(load::get_load)))
+            .route("/v1/models", only("GET", get(models::list)))
+            .route("/v1/models/{*id}", only("GET", get(models::show)))
             .route("/flush_cache", only("GET, POST", get(cache::flush_cache).post(cache::flush_cache)))
             .route("/add_worker", only("POST", post(http_api::add_worker)))
             .route("/remove_worker", only("POST", post(http_api::remove_worker)))

@@ -2,18 +2,21 @@
 
 use http::Uri;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WORKER: HeaderName = HeaderName::from_static("x-radixfleet-worker");
 
-const HOP_BY_HOP: [HeaderName; 7] = [
+/// What RFC 9110, section 7.6.1, and older practice leave to one connection; credentials for a proxy are for this one.
+const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
     TE,
     TRAILER,
     TRANSFER_ENCODING,
@@ -84,6 +87,9 @@ mod tests {
             ("connection", "close, x-private"),
             ("x-private", "1"),
             ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic eDp5"),
+            ("te", "trailers"),
+            ("upgrade", "websocket"),
             ("transfer-encoding", "chunked"),
             ("expect", "100-continue"),
             ("content-length", "12"),

@@ -18,7 +18,7 @@ pub use self::read::read_body;
 use self::retry::Retry;
 pub use self::stream::Stream;
 use self::stream::{Record, is_event_stream};
-use crate::admission::Admission;
+use crate::admission::{Admission, Permit};
 use crate::body::{Body, RequestBody};
 use crate::config::{RouterConfig, seconds};
 use crate::error::RouterError;
@@ -61,8 +61,8 @@ impl Forwarder {
     ) -> Result<Response<Body>, RouterError> {
         let (parts, body) = request.into_parts();
         let body = read_body(body, self.max_payload_bytes, self.body_pause).await?;
-        // With the body read, the connection notices when a client that waits goes away.
-        let permit = self.admission.admit().await?;
+        // With the body read, the connection notices when a client that waits goes away. Questions are answered at any time.
+        let permit = if parts.method.is_safe() { Permit::none() } else { self.admission.admit().await? };
         let scanned = prompt::scan(&body, None);
         let model = scanned.model.as_deref().map(str::to_owned);
         let kind = if scanned.stream { AnswerKind::Stream } else { AnswerKind::Whole };

@@ -126,6 +126,7 @@ async fn a_stream_keeps_its_place_until_it_ends() {
     let mut streaming = generate(&router.url(), "x").await;
     assert_eq!(streaming.chunk().await.unwrap().unwrap(), "data: 1\n\n");
     assert_eq!(generate(&router.url(), "x").await.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(get(&router.url(), "/get_server_info").await.status, StatusCode::OK, "questions need no place");
     drop(feed);
     assert!(streaming.chunk().await.is_none());
     while generate(&router.url(), "x").await.status != StatusCode::OK {

@@ -105,3 +105,30 @@ async fn a_router_without_workers_is_alive_and_not_ready() {
     assert_eq!(get(&router.url(), "/liveness").await.status, StatusCode::OK);
     assert_eq!(get(&router.url(), "/readiness").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
+
+#[tokio::test]
+async fn models_are_those_of_all_workers() {
+    let workers = [TestWorker::naming_itself().await, TestWorker::naming_itself().await];
+    workers[0].set_models(&["org/chat", "small"]);
+    workers[1].set_models(&["small", "big"]);
+    let router = router(config(&[&workers[0], &workers[1]])).await;
+    let url = router.url();
+    let list = get(&url, "/v1/models").await.json().await;
+    let names: Vec<&str> = list["data"].as_array().unwrap().iter().map(|card| card["id"].as_str().unwrap()).collect();
+    assert_eq!((&list["object"], names), (&"list".into(), vec!["big", "org/chat", "small"]));
+    for path in ["/v1/models/org/chat", "/v1/models/org%2Fchat"] {
+        assert_eq!(get(&url, path).await.json().await["id"], "org/chat");
+    }
+    let unknown = get(&url, "/v1/models/huge").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    let error = unknown.json().await["error"].clone();
+    assert_eq!((&error["type"], &error["code"]), (&"not_found_error".into(), &"model_not_found".into()));
+    let deleted = send(&url, request(Method::DELETE, "/v1/models/small", "")).await.unwrap();
+    assert_eq!(deleted.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn without_a_worker_there_are_no_models_to_list() {
+    let router = Router::start(config(&[])).await.unwrap();
+    assert_eq!(get(&router.url(), "/v1/models").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}

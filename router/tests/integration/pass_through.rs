@@ -93,14 +93,14 @@ async fn a_request_id_is_passed_on_and_returned() {
 }
 
 #[tokio::test]
-async fn a_worker_is_asked_for_models_and_information() {
+async fn a_worker_is_asked_for_information() {
     let worker = TestWorker::start(|request| async move { text(request.uri().path().to_owned()) }).await;
     let router = router(config(&[&worker])).await;
-    for path in ["/v1/models", "/get_model_info", "/get_server_info"] {
+    for path in ["/get_model_info", "/get_server_info", "/health_generate"] {
         assert_eq!(get(&router.url(), path).await.text().await, path);
     }
-    let head = send(&router.url(), request(Method::HEAD, "/v1/models", "")).await.unwrap();
-    assert_eq!((head.status, &head.headers["content-length"]), (StatusCode::OK, &HeaderValue::from_static("10")));
+    let head = send(&router.url(), request(Method::HEAD, "/get_model_info", "")).await.unwrap();
+    assert_eq!((head.status, &head.headers["content-length"]), (StatusCode::OK, &HeaderValue::from_static("15")));
     idle(&router).await;
 }
 
