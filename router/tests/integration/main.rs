@@ -3,6 +3,7 @@
 mod access;
 mod control;
 mod failures;
+mod framing;
 mod hangs;
 mod kubernetes;
 mod membership;
