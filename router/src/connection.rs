@@ -11,6 +11,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::body::{Body, RequestBody};
@@ -20,6 +21,17 @@ use crate::http1::connection::{closed, serve as serve_http1};
 
 /// The most bytes of an answer that wait for an HTTP/2 client that does not read it.
 const HTTP2_SEND_BUFFER_BYTES: usize = 64 << 10;
+
+/// The most bytes that wait in the kernel for a client that does not read, beyond what is on its way already.
+const MAX_UNSENT_BYTES: u32 = 128 << 10;
+
+/// Lets small chunks of a stream leave at once, and what a client does not take stay with the worker. Where the system cannot do
+/// that, chunks leave later, and more of them wait.
+pub fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES);
+}
 
 /// Serves a connection until it ends; once `closing` turns true, until its running requests have been answered.
 /// An error is a client that went away or does not speak HTTP.

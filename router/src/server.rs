@@ -186,8 +186,7 @@ impl Door {
         closing: watch::Receiver<bool>,
         connections: &mut JoinSet<io::Result<()>>,
     ) {
-        // Small chunks of a stream must leave at once; where the system cannot do that, they leave later.
-        let _ = stream.set_nodelay(true);
+        connection::prepare(&stream);
         let open = app.metrics.connections.count();
         let answer = move |request| {
             let _counted = &open;

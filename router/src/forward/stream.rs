@@ -107,9 +107,8 @@ impl Stream {
     fn end(&mut self) {
         let Some((answer, placement)) = self.exchange.take() else { return };
         let worker = placement.worker();
-        let connection = answer.into_connection();
-        let complete = connection.is_some();
-        if let Some(connection) = connection {
+        let complete = answer.is_complete();
+        if let Some(connection) = answer.into_connection() {
             worker.pool.put(connection);
         }
         debug!(

@@ -23,8 +23,8 @@ use super::head::{self, HeadError, Persistence, Transfer};
 use crate::body::{Body, RequestBody, complete};
 use crate::error::RouterError;
 
-/// What every HTTP/2 connection begins with, as far as it looks like HTTP/1.1.
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// What every HTTP/2 connection begins with, up to where it cannot be HTTP/1.1 any more.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
 
 /// How long a client may take, so that none holds a connection for nothing.
 #[derive(Clone, Copy, Debug)]
