@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use radixfleet_router::RouterConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,39 +46,56 @@ async fn every_chunk_arrives_before_the_next_one_is_sent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_client_that_does_not_read_holds_the_worker_back() {
-    const CHUNK: usize = 16 << 10;
-    const CHUNKS: usize = 2048;
+    const BODY: usize = 64 << 20;
     /// Found in no head.
     const FILL: u8 = 0xff;
-    /// What the system's buffers on the way may hold, and the router's own.
+    /// What the router and the system's buffers around it may hold; those of worker and client are made small.
     const HELD: usize = 4 << 20;
     let produced = Arc::new(AtomicUsize::new(0));
-    let counter = produced.clone();
-    let worker = TestWorker::start(move |_| {
-        let counter = counter.clone();
-        let chunks = (0..CHUNKS).map(move |_| {
-            counter.fetch_add(CHUNK, Ordering::SeqCst);
-            Ok(Frame::data(Bytes::from_static(&[FILL; CHUNK])))
-        });
-        async { Response::new(StreamBody::new(futures_util::stream::iter(chunks)).boxed_unsync()) }
-    })
-    .await;
-    let router = router(config(&[&worker])).await;
+    let url = flooding(FILL, BODY, produced.clone()).await;
+    let router = router(RouterConfig { worker_urls: vec![url], ..config(&[]) }).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 << 10).unwrap();
     let mut client = socket.connect(([127, 0, 0, 1], router.port()).into()).await.unwrap();
-    client.write_all(b"POST /generate HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n").await.unwrap();
-    // Until nothing moves any more: what the buffers on the way hold.
+    client.write_all(b"GET /v1/flood HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n").await.unwrap();
+    // Until nothing moves any more.
     let mut before = 0;
     while before == 0 || before != produced.load(Ordering::SeqCst) {
         before = produced.load(Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    assert!(before < HELD, "{before} bytes were sent to a client that reads nothing");
+    assert!(before < HELD, "{before} bytes were taken for a client that reads nothing");
     let mut answer = Vec::new();
     client.read_to_end(&mut answer).await.unwrap();
-    assert_eq!(answer.iter().filter(|byte| **byte == FILL).count(), CHUNK * CHUNKS);
+    assert_eq!(answer.iter().filter(|byte| **byte == FILL).count(), BODY);
     idle(&router).await;
+}
+
+/// A worker that answers `/v1/flood` with `body` bytes as fast as they are taken, and counts them; anything else with an empty 200.
+async fn flooding(fill: u8, body: usize, produced: Arc<AtomicUsize>) -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    socket.set_send_buffer_size(16 << 10).unwrap();
+    let listener = socket.listen(16).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let produced = produced.clone();
+            tokio::spawn(async move {
+                let mut request = vec![0; 4096];
+                let read = stream.read(&mut request).await.unwrap();
+                let length = if request[..read].starts_with(b"GET /v1/flood ") { body } else { 0 };
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                let piece = vec![fill; 16 << 10];
+                for _ in 0..length / piece.len() {
+                    stream.write_all(&piece).await.unwrap();
+                    produced.fetch_add(piece.len(), Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    url
 }
 
 #[tokio::test]
