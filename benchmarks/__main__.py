@@ -1,6 +1,6 @@
 """`python -m benchmarks`: the figures of the README, one benchmark after the other.
 
-The router beside its peers takes longer and has a command of its own: `python -m benchmarks.router`.
+The router beside its peers takes longer: `python -m benchmarks.router`.
 """
 
 from . import engine_cpu, fleet_cpu

@@ -101,8 +101,8 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_bytes(pid: int) -> int:
-    """Memory of its own: what would be free again without it."""
-    return parse_private_bytes(_read(Path(f"/proc/{pid}/smaps_rollup")))
+    """Memory that the process allocated; pages of its program's file come and go with their use."""
+    return parse_anonymous_bytes(_read(Path(f"/proc/{pid}/smaps_rollup")))
 
 
 def parse_cpu_ticks(stat: str) -> int:
@@ -111,11 +111,10 @@ def parse_cpu_ticks(stat: str) -> int:
     return int(fields[11]) + int(fields[12]) if fields else 0
 
 
-def parse_private_bytes(smaps: str) -> int:
-    """Private_Clean + Private_Dirty of a /proc/PID/smaps_rollup."""
+def parse_anonymous_bytes(smaps: str) -> int:
+    """`Anonymous` of a /proc/PID/smaps_rollup."""
     lines = [line.split() for line in smaps.splitlines()]
-    private = [line for line in lines if line[0] in ("Private_Clean:", "Private_Dirty:")]
-    return sum(int(line[1]) for line in private) * 1024
+    return sum(int(line[1]) for line in lines if line[0] == "Anonymous:") * 1024
 
 
 def _read(path: Path) -> str:

@@ -18,6 +18,8 @@ Pss:               77000 kB
 Shared_Clean:      11948 kB
 Private_Clean:     22260 kB
 Private_Dirty:     49028 kB
+Anonymous:         48000 kB
+AnonHugePages:      2048 kB
 """
 
 
@@ -28,9 +30,9 @@ def test_cpu_ticks_are_found_behind_any_name():
     assert process.parse_cpu_ticks("") == 0
 
 
-def test_private_memory_is_clean_and_dirty():
-    assert process.parse_private_bytes(SMAPS) == (22260 + 49028) * 1024
-    assert process.parse_private_bytes("") == 0
+def test_allocated_memory_is_what_is_anonymous():
+    assert process.parse_anonymous_bytes(SMAPS) == 48000 * 1024
+    assert process.parse_anonymous_bytes("") == 0
 
 
 def test_work_and_memory_of_children_count():
