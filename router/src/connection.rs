@@ -47,18 +47,25 @@ where
 {
     match serve_http1(Client::new(socket), &answer, closing.clone(), timeouts).await? {
         // Boxed, so that connections with HTTP/1.1 do not carry its state.
-        Some(client) => Box::pin(serve_http2(client, answer, closing)).await,
+        Some(client) => Box::pin(serve_http2(client, answer, closing, timeouts)).await,
         None => Ok(()),
     }
 }
 
-async fn serve_http2<S, A>(client: Client, answer: S, mut closing: watch::Receiver<bool>) -> io::Result<()>
+async fn serve_http2<S, A>(
+    client: Client,
+    answer: S,
+    mut closing: watch::Receiver<bool>,
+    timeouts: Timeouts,
+) -> io::Result<()>
 where
     S: Fn(Request<RequestBody>) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_send_buf_size(HTTP2_SEND_BUFFER_BYTES);
+    // A client that has been silent is asked whether it is still there.
+    builder.keep_alive_interval(timeouts.idle).keep_alive_timeout(timeouts.head);
     let service = service_fn(move |request: Request<_>| answer(request.map(RequestBody::Http2)));
     let socket = Begun { begun: client.input, socket: client.socket };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));

@@ -62,3 +62,15 @@ async fn a_connection_between_two_requests_is_closed_after_a_while() {
     let answer = answer_to(&router, "GET /health HTTP/1.1\r\nhost: r\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("OK"), "{answer}");
 }
+
+#[tokio::test]
+async fn an_http_2_client_that_does_not_answer_pings_is_gone() {
+    let times = RouterConfig { idle_timeout_secs: 0.05, header_timeout_secs: 0.05, ..config(&[]) };
+    let router = Router::start(times).await.unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", router.port())).await.unwrap();
+    let no_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    stream.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &no_settings].concat()).await.unwrap();
+    let mut frames = Vec::new();
+    stream.read_to_end(&mut frames).await.unwrap();
+    assert!(frames.len() > no_settings.len(), "the router spoke HTTP/2 before it closed the connection");
+}
