@@ -1,5 +1,6 @@
-"""The router for Python: the `Router` class, `launch_router` and `launch_server`."""
+"""The router for Python: the `Router` and `Policy` classes, `launch_router` and `launch_server`."""
 
+from .policy import Assigned, Policy
 from .router import Router
 
-__all__ = ["Router"]
+__all__ = ["Assigned", "Policy", "Router"]

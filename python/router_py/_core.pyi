@@ -1,4 +1,4 @@
-"""Types of the Rust module: see router/src/python.rs."""
+"""Types of the Rust module: see router/src/python/."""
 
 from typing import TypedDict, final
 
@@ -53,3 +53,30 @@ class Router:
     @property
     def port(self) -> int:
         """The port that was taken. RuntimeError while the router is not running."""
+
+@final
+class Policy:
+    """A routing policy by itself: see `router_py.Policy`."""
+
+    def __init__(self, config_json: str, seed: int) -> None:
+        """Validate a JSON object of the router's options. Raises ValueError."""
+
+    def add_worker(self) -> int: ...
+    def set_available(self, worker: int, available: bool) -> None: ...
+    def forget(self, worker: int) -> None: ...
+    def assign(
+        self,
+        blocks: list[int],
+        block_bytes: int,
+        prompt_bytes: int,
+        now: float,
+        affinity: str | None = None,
+        stream: bool = True,
+    ) -> tuple[int, int, str, int]:
+        """Worker, ticket, reason, and bytes that the worker is taken to hold."""
+
+    def answered(self, ticket: int, now: float) -> None: ...
+    def ended(self, ticket: int, now: float) -> None: ...
+    def maintain(self) -> None: ...
+    @property
+    def loads(self) -> list[int]: ...

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
-use http::HeaderValue;
 use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::fleet::WorkerUrl;
@@ -142,6 +142,18 @@ pub struct RouterConfig {
     /// cache_aware: the fleet is imbalanced when max load > this * min load, and the absolute threshold is passed too
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0001, help_heading = ROUTING)]
     pub balance_rel_threshold: f64,
+
+    /// consistent_hash: request header whose value keeps a client's requests on one worker; it wins over the body field
+    #[arg(long, value_name = "NAME", default_value = "x-session-id", help_heading = ROUTING)]
+    pub consistent_hash_header: String,
+
+    /// consistent_hash: field at the top of the body with the same effect; without either, the prompt's first 1,024 bytes decide
+    #[arg(long, value_name = "NAME", default_value = "user", help_heading = ROUTING)]
+    pub consistent_hash_field: String,
+
+    /// consistent_hash: a worker with this many times the mean number of running requests is passed over
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.25, help_heading = ROUTING)]
+    pub consistent_hash_load_factor: f64,
 
     /// Pause between two cycles of the prefix index's housekeeping, which gives the memory of evicted prompts back
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, help_heading = ROUTING)]
@@ -309,6 +321,15 @@ impl RouterConfig {
         }
         if !(self.balance_rel_threshold.is_finite() && self.balance_rel_threshold >= 1.0) {
             return Err(format!("--balance-rel-threshold {}: must be at least 1", self.balance_rel_threshold));
+        }
+        if !(self.consistent_hash_load_factor.is_finite() && self.consistent_hash_load_factor >= 1.0) {
+            return Err(format!(
+                "--consistent-hash-load-factor {}: must be at least 1",
+                self.consistent_hash_load_factor
+            ));
+        }
+        if let Err(error) = HeaderName::try_from(&self.consistent_hash_header) {
+            return Err(format!("--consistent-hash-header \"{}\": {error}", self.consistent_hash_header));
         }
         for (name, seconds) in [
             ("worker-startup-timeout-secs", self.worker_startup_timeout_secs),
@@ -544,11 +565,16 @@ mod tests {
             (vec!["--cache-threshold", "1.5"], "--cache-threshold 1.5: must be between 0 and 1"),
             (vec!["--cache-threshold", "NaN"], "--cache-threshold NaN: must be between 0 and 1"),
             (vec!["--balance-rel-threshold", "0.5"], "--balance-rel-threshold 0.5: must be at least 1"),
+            (vec!["--consistent-hash-load-factor", "0.9"], "--consistent-hash-load-factor 0.9: must be at least 1"),
+            (vec!["--consistent-hash-header", "a b"], "--consistent-hash-header \"a b\": invalid HTTP header name"),
             (vec!["--eviction-interval", "0"], "--eviction-interval 0: must be a number of seconds above 0"),
             (vec!["--max-tree-size", "0"], "--max-tree-size 0: must be at least 1"),
             (vec!["--worker-urls", "https://a:1"], "https"),
             (vec!["--worker-urls", "a:1", "http://A:1/"], "http://a:1 is given twice"),
-            (vec!["--policy", "best"], "possible values: cache_aware, round_robin, random"),
+            (
+                vec!["--policy", "best"],
+                "possible values: expected_cost, cache_aware, consistent_hash, least_load, power_of_two, round_robin, random",
+            ),
             (vec!["--port", "70000"], "70000 is not in 0..=65535"),
         ] {
             let error = parse(&args).unwrap_err();
@@ -569,7 +595,10 @@ mod tests {
             assert!(error.starts_with(expected), "{json}: {error}");
         }
         let error = RouterConfig::from_json(r#"{"policy": "best"}"#).unwrap_err();
-        assert_eq!(error, "--policy best: unknown; choose from cache_aware, round_robin, random");
+        assert_eq!(
+            error,
+            "--policy best: unknown; choose from expected_cost, cache_aware, consistent_hash, least_load, power_of_two, round_robin, random"
+        );
     }
 
     #[test]
@@ -619,7 +648,10 @@ mod tests {
         assert_eq!(names, keys);
         assert!(options.iter().all(|option| !option.group.is_empty() && !option.help.is_empty()));
         let policy = options.iter().find(|option| option.name == "policy").unwrap();
-        assert_eq!(policy.choices.as_deref(), Some(&["cache_aware", "round_robin", "random"].map(String::from)[..]));
+        assert_eq!(
+            policy.choices.as_deref(),
+            Some(&policy::names().into_iter().map(String::from).collect::<Vec<_>>()[..])
+        );
         assert_eq!(policy.default.as_deref(), Some("cache_aware"));
         let urls = options.iter().find(|option| option.name == "worker-urls").unwrap();
         assert!(urls.multiple && urls.takes_value && urls.default.is_none());

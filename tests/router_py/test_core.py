@@ -32,7 +32,7 @@ def test_help_is_grouped_and_names_the_program(capfd: pytest.CaptureFixture[str]
 
 def test_a_bad_command_line_exits_with_2_and_the_reason(capfd: pytest.CaptureFixture[str]) -> None:
     for argv, reason in [
-        (["--policy", "best"], "possible values: cache_aware, round_robin, random"),
+        (["--policy", "best"], "possible values: expected_cost, cache_aware, consistent_hash, least_load, power_of_two, round_robin, random"),
         (["--cache-threshold", "2"], "--cache-threshold 2: must be between 0 and 1"),
         (["--worker-urls", "https://a"], "https workers are not supported"),
         (["--polcy", "random"], "unexpected argument '--polcy'"),
@@ -57,7 +57,15 @@ def test_options_are_described_completely() -> None:
         "takes_value": True,
         "multiple": False,
     }
-    assert options["policy"]["choices"] == ["cache_aware", "round_robin", "random"]
+    assert options["policy"]["choices"] == [
+        "expected_cost",
+        "cache_aware",
+        "consistent_hash",
+        "least_load",
+        "power_of_two",
+        "round_robin",
+        "random",
+    ]
     assert options["worker-urls"]["multiple"]
     config = json.loads(_core.parse_args([], "launch_router"))
     assert [name.replace("-", "_") for name in options] == list(config)

@@ -58,21 +58,32 @@ impl Drop for LoadGuard {
 }
 
 /// The last load that a worker reported.
-pub(super) struct ReportedLoad(AtomicU64);
+pub(super) struct ReportedLoad {
+    load: AtomicU64,
+    /// How much of it was not this router's.
+    elsewhere: AtomicU64,
+}
 
 impl Default for ReportedLoad {
     fn default() -> Self {
-        Self(AtomicU64::new(f64::NAN.to_bits()))
+        Self { load: AtomicU64::new(f64::NAN.to_bits()), elsewhere: AtomicU64::new(0) }
     }
 }
 
 impl ReportedLoad {
     pub fn get(&self) -> Option<f64> {
-        Some(f64::from_bits(self.0.load(Ordering::Relaxed))).filter(|load| !load.is_nan())
+        Some(f64::from_bits(self.load.load(Ordering::Relaxed))).filter(|load| !load.is_nan())
     }
 
-    fn set(&self, load: Option<f64>) {
-        self.0.store(load.unwrap_or(f64::NAN).to_bits(), Ordering::Relaxed);
+    pub fn elsewhere(&self) -> f64 {
+        f64::from_bits(self.elsewhere.load(Ordering::Relaxed))
+    }
+
+    /// Notes what a worker with `own` requests of this router reports.
+    fn set(&self, load: Option<f64>, own: usize) {
+        self.load.store(load.unwrap_or(f64::NAN).to_bits(), Ordering::Relaxed);
+        let elsewhere = (load.unwrap_or(0.0) - own as f64).max(0.0);
+        self.elsewhere.store(elsewhere.to_bits(), Ordering::Relaxed);
     }
 }
 
@@ -80,13 +91,13 @@ impl ReportedLoad {
 pub(super) async fn poll(worker: Arc<Worker>, inquirer: Inquirer, interval: Duration) {
     while worker.wait_until_healthy().await {
         match inquirer.get(&worker, "/get_load", TIMEOUT).await {
-            Reply::Ok(body) => worker.reported.set(parse(&body)),
+            Reply::Ok(body) => worker.reported.set(parse(&body), worker.load()),
             Reply::Missing => {
-                worker.reported.set(None);
+                worker.reported.set(None, 0);
                 debug!(worker = %worker.url(), "the worker has no /get_load");
                 worker.wait_for_recovery().await;
             }
-            Reply::Failed(_) => worker.reported.set(None),
+            Reply::Failed(_) => worker.reported.set(None, 0),
         }
         sleep(interval.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
     }

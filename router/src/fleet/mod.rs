@@ -71,6 +71,8 @@ pub struct Wanted<'a> {
     pub key: &'a Key,
     /// What keeps a client's requests together, where the policy asks for it.
     pub affinity: Option<&'a [u8]>,
+    /// The answer comes in pieces as it is generated.
+    pub stream: bool,
 }
 
 /// Why no worker takes a request.
@@ -156,16 +158,12 @@ impl Fleet {
                     &filtered
                 }
             };
-            let query = Query { key: wanted.key, affinity: wanted.affinity, now: Moment::now() };
+            let Wanted { key, affinity, stream, .. } = wanted;
+            let query = Query { key, affinity, stream, now: Moment::now() };
             let choice = self.policy.choose(query, group).ok_or(Unassigned::NoWorker)?;
             // A worker that is not available any more refuses, and will not be chosen again.
             if let Some(guard) = choice.worker.begin() {
-                let assignment = Assignment {
-                    worker: choice.worker.id(),
-                    key_bytes: wanted.key.bytes(),
-                    held_bytes: choice.held_bytes,
-                    begun: query.now,
-                };
+                let assignment = Assignment::new(&query, &choice);
                 self.policy.assigned(query, &assignment);
                 self.decisions.count(choice.reason);
                 choice.worker.counters.routed(assignment.key_bytes, assignment.held_bytes);

@@ -105,6 +105,11 @@ impl Worker {
         self.reported.get()
     }
 
+    /// Requests in progress that are not this router's, as far as the worker reports them.
+    pub fn load_elsewhere(&self) -> f64 {
+        self.reported.elsewhere()
+    }
+
     pub fn health(&self) -> Health {
         self.condition.lock().health()
     }

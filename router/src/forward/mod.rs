@@ -1,5 +1,6 @@
 //! The life of one request: read, choose, send, stream, account, retry.
 
+mod affinity;
 mod attempt;
 mod headers;
 mod read;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, Version};
 
+use self::affinity::Affinity;
 use self::attempt::Outgoing;
 pub use self::headers::{REQUEST_ID, request_id};
 pub use self::read::read_body;
@@ -24,12 +26,12 @@ use crate::config::{RouterConfig, seconds};
 use crate::error::RouterError;
 use crate::fleet::{AnswerKind, Fleet, Wanted};
 use crate::metrics::Observation;
-use crate::prompt;
 
 /// Sends requests on to workers.
 pub struct Forwarder {
     fleet: Arc<Fleet>,
     retry: Retry,
+    affinity: Affinity,
     admission: Arc<Admission>,
     max_payload_bytes: usize,
     /// The longest pause of an answer; `None` where it may be of any length.
@@ -44,6 +46,7 @@ impl Forwarder {
     pub fn new(fleet: Arc<Fleet>, admission: Arc<Admission>, config: &RouterConfig) -> Self {
         Self {
             retry: Retry::new(fleet.clone(), config),
+            affinity: Affinity::new(config),
             fleet,
             admission,
             max_payload_bytes: config.max_payload_size,
@@ -63,9 +66,10 @@ impl Forwarder {
         let body = read_body(body, self.max_payload_bytes, self.body_pause).await?;
         // With the body read, the connection notices when a client that waits goes away. Questions are answered at any time.
         let permit = if parts.method.is_safe() { Permit::none() } else { self.admission.admit().await? };
-        let scanned = prompt::scan(&body, None);
+        let (affinity, scanned) = self.affinity.find(&parts.headers, &body);
         let model = scanned.model.as_deref().map(str::to_owned);
-        let kind = if scanned.stream { AnswerKind::Stream } else { AnswerKind::Whole };
+        let stream = scanned.stream;
+        let kind = if stream { AnswerKind::Stream } else { AnswerKind::Whole };
         let key = scanned.key;
         if let Some(model) = &model {
             observation.names_model(model, |model| self.fleet.serves(model));
@@ -76,7 +80,7 @@ impl Forwarder {
         *request.headers_mut() = headers::towards_worker(parts.headers, id);
         observation.propagate(request.headers_mut());
         let outgoing = Outgoing { request, model, kind };
-        let wanted = Wanted { model: outgoing.model.as_deref(), key: &key, affinity: None };
+        let wanted = Wanted { model: outgoing.model.as_deref(), key: &key, affinity: affinity.as_deref(), stream };
         let (response, placement) = self.retry.answer(&outgoing, wanted, observation).await?;
         observation.answered_by(&placement, response.status());
         let (mut parts, answer) = response.into_parts();

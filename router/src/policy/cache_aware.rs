@@ -55,8 +55,10 @@ impl Policy for CacheAware {
     fn choose<'a>(&self, query: Query<'_>, workers: &'a [Arc<Worker>]) -> Option<Choice<'a>> {
         let key = query.key;
         let matches = self.index.matches(key);
-        let choice =
-            |worker: &'a Arc<Worker>, reason| Choice { worker, reason, held_bytes: matches.bytes(worker.id()) };
+        let choice = |worker: &'a Arc<Worker>, reason| Choice {
+            held_bytes: matches.bytes(worker.id()),
+            ..Choice::new(worker, reason)
+        };
         if key.is_empty() || self.is_imbalanced(workers) {
             return Some(choice(self.least(workers, Worker::load)?, "imbalance"));
         }

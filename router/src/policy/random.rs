@@ -12,6 +12,6 @@ pub struct Random;
 impl Policy for Random {
     fn choose<'a>(&self, _query: Query<'_>, workers: &'a [Arc<Worker>]) -> Option<Choice<'a>> {
         let worker = fastrand::choice(available(workers))?;
-        Some(Choice { worker, reason: "random", held_bytes: 0 })
+        Some(Choice::new(worker, "random"))
     }
 }

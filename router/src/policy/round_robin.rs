@@ -18,6 +18,6 @@ impl Policy for RoundRobin {
         // In turn among the available ones, so that the neighbour of a dead worker does not get the dead one's turns too.
         let available = available(workers);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(available.len())?;
-        Some(Choice { worker: available[turn], reason: "turn", held_bytes: 0 })
+        Some(Choice::new(available[turn], "turn"))
     }
 }

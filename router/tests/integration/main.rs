@@ -1,6 +1,7 @@
 //! The router as clients and workers see it: real sockets, and small workers of the tests' own.
 
 mod access;
+mod affinity;
 mod control;
 mod failures;
 mod framing;

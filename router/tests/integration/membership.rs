@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use http::StatusCode;
 use parking_lot::Mutex;
+use radixfleet_router::policy;
 use radixfleet_router::{Router, RouterConfig};
 use serde_json::json;
 
@@ -117,7 +118,7 @@ async fn a_removed_worker_ends_what_it_is_answering() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn adding_and_removing_under_load_costs_no_request() {
-    for policy in ["cache_aware", "round_robin", "random"] {
+    for policy in policy::names() {
         let steady = TestWorker::naming_itself().await;
         let guests = [TestWorker::naming_itself().await, TestWorker::naming_itself().await];
         let router = Arc::new(router(RouterConfig { policy: policy.to_owned(), ..config(&[&steady]) }).await);

@@ -1,4 +1,6 @@
-//! The Python module `router_py._core`: the options, and a router that runs on threads of its own.
+//! The Python module `router_py._core`: the options, a router that runs on threads of its own, and its policies by themselves.
+
+mod policy;
 
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ const SIGNAL_CHECK: Duration = Duration::from_millis(100);
 
 #[pymodule(name = "_core")]
 mod module {
+    #[pymodule_export]
+    use super::policy::PyPolicy;
     #[pymodule_export]
     use super::{Router, options, parse_args};
 }

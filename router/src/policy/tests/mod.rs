@@ -1,5 +1,8 @@
 //! The policies against simple models.
 
+mod by_load;
+mod consistent_hash;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -7,7 +10,7 @@ use crate::fleet::{LoadGuard, WorkerUrl};
 use crate::prefix::BLOCK_BYTES;
 
 /// Workers with ids from 0, healthy and idle.
-fn workers(count: WorkerId) -> Vec<Arc<Worker>> {
+pub(super) fn workers(count: WorkerId) -> Vec<Arc<Worker>> {
     (0..count)
         .map(|id| {
             let worker = Worker::new(id, WorkerUrl::parse(&format!("worker-{id}:80")).unwrap());
@@ -17,33 +20,38 @@ fn workers(count: WorkerId) -> Vec<Arc<Worker>> {
         .collect()
 }
 
-fn config(policy: &str) -> RouterConfig {
+pub(super) fn config(policy: &str) -> RouterConfig {
     RouterConfig { policy: policy.to_owned(), ..RouterConfig::default() }
+}
+
+pub(super) fn query(key: &Key) -> Query<'_> {
+    Query { key, affinity: None, stream: true, now: Moment::now() }
 }
 
 /// Chooses, counts in and tells the policy, as the fleet does.
 fn assign(policy: &dyn Policy, key: &[u8], workers: &[Arc<Worker>]) -> Option<LoadGuard> {
     let key = Key::new(key);
-    let query = Query { key: &key, affinity: None, now: Moment::now() };
-    let Choice { worker, held_bytes, .. } = policy.choose(query, workers)?;
-    let guard = worker.begin().unwrap();
-    let assignment = Assignment { worker: worker.id(), key_bytes: key.bytes(), held_bytes, begun: query.now };
-    policy.assigned(query, &assignment);
+    let query = query(&key);
+    let choice = policy.choose(query, workers)?;
+    let guard = choice.worker.begin().unwrap();
+    policy.assigned(query, &Assignment::new(&query, &choice));
     Some(guard)
 }
 
 /// Tells the policy that `worker` got a request, whoever chose it.
 fn told(policy: &dyn Policy, key: &[u8], worker: WorkerId) {
     let key = Key::new(key);
-    let query = Query { key: &key, affinity: None, now: Moment::now() };
-    let assignment = Assignment { worker, key_bytes: key.bytes(), held_bytes: 0, begun: query.now };
+    let query = query(&key);
+    let ahead = Ahead::default();
+    let assignment =
+        Assignment { worker, key_bytes: key.bytes(), held_bytes: 0, ahead, stream: true, begun: query.now };
     policy.assigned(query, &assignment);
 }
 
 /// Only chooses.
 fn choose<'a>(policy: &dyn Policy, key: &[u8], workers: &'a [Arc<Worker>]) -> Option<&'a Arc<Worker>> {
     let key = Key::new(key);
-    Some(policy.choose(Query { key: &key, affinity: None, now: Moment::now() }, workers)?.worker)
+    Some(policy.choose(query(&key), workers)?.worker)
 }
 
 #[test]
