@@ -61,8 +61,9 @@ async fn a_request_that_two_servers_could_read_differently_reaches_no_worker() {
         "host: r\r\nhost: s",
         "x: no host",
     ] {
-        let request =
-            format!("POST /generate HTTP/1.1\r\n{head}\r\n\r\n0\r\n\r\nGET /v1/models HTTP/1.1\r\nhost: r\r\n\r\n");
+        let request = format!(
+            "POST /generate HTTP/1.1\r\n{head}\r\n\r\n0\r\n\r\nGET /get_model_info HTTP/1.1\r\nhost: r\r\n\r\n"
+        );
         let answer = answers(&router, request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
         assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
@@ -78,7 +79,7 @@ async fn a_request_that_two_servers_could_read_differently_reaches_no_worker() {
 async fn heads_are_bounded() {
     let worker = TestWorker::naming_itself().await;
     let router = router(config(&[&worker])).await;
-    let request = format!("GET /v1/models HTTP/1.1\r\nhost: r\r\nx: {}\r\n\r\n", "x".repeat(100_000));
+    let request = format!("GET /get_model_info HTTP/1.1\r\nhost: r\r\nx: {}\r\n\r\n", "x".repeat(100_000));
     assert!(answers(&router, request.as_bytes()).await.starts_with("HTTP/1.1 431 "));
     assert!(answers(&router, b"\x16\x03\x01 no HTTP at all\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
 }
@@ -133,7 +134,7 @@ async fn a_client_that_asks_before_it_sends_its_body_is_answered() {
 #[tokio::test]
 async fn an_http_1_0_client_gets_what_it_understands() {
     let worker = TestWorker::start(|request| async move {
-        if request.uri().path() == "/v1/models" {
+        if request.uri().path() == "/get_model_info" {
             return text("models");
         }
         let (feed, answer) = chunked("text/plain");
@@ -148,8 +149,8 @@ async fn an_http_1_0_client_gets_what_it_understands() {
     assert!(answer.contains("\r\nconnection: close\r\n") && answer.ends_with("\r\n\r\none two"), "{answer}");
     assert!(!answer.contains("transfer-encoding"), "{answer}");
 
-    let kept = "GET /v1/models HTTP/1.0\r\nconnection: keep-alive\r\n\r\n";
-    let answer = answers(&router, format!("{kept}GET /v1/models HTTP/1.0\r\n\r\n").as_bytes()).await;
+    let kept = "GET /get_model_info HTTP/1.0\r\nconnection: keep-alive\r\n\r\n";
+    let answer = answers(&router, format!("{kept}GET /get_model_info HTTP/1.0\r\n\r\n").as_bytes()).await;
     assert_eq!(answer.matches("\r\nconnection: keep-alive\r\n").count(), 1, "{answer}");
     assert_eq!(answer.matches("\r\nconnection: close\r\n").count(), 1, "{answer}");
     assert_eq!(answer.matches("\r\n\r\nmodels").count(), 2, "{answer}");
@@ -172,9 +173,13 @@ async fn answers_without_a_body_end_with_their_head() {
     let router = router(config(&[&worker])).await;
     let mut requests = String::new();
     for (method, path) in [("GET", "?204"), ("GET", "?304"), ("HEAD", ""), ("GET", "")] {
-        requests += &format!("{method} /v1/models{path} HTTP/1.1\r\nhost: r\r\n\r\n");
+        requests += &format!("{method} /get_model_info{path} HTTP/1.1\r\nhost: r\r\n\r\n");
     }
-    requests = requests.replacen("GET /v1/models HTTP/1.1\r\n", "GET /v1/models HTTP/1.1\r\nconnection: close\r\n", 1);
+    requests = requests.replacen(
+        "GET /get_model_info HTTP/1.1\r\n",
+        "GET /get_model_info HTTP/1.1\r\nconnection: close\r\n",
+        1,
+    );
     let answer = answers(&router, requests.as_bytes()).await;
     let heads: Vec<&str> = answer.split("\r\n\r\n").collect();
     let [no_content, not_modified, head, whole, "a body"] = heads[..] else { panic!("{answer}") };
@@ -209,7 +214,7 @@ async fn an_answer_is_the_same_however_it_arrives() {
         for segments in ways {
             let router = before_worker(segments).await;
             let reply = generate(&router.url(), "x").await;
-            assert_eq!((reply.status, &*reply.headers["x-own"].to_str().unwrap()), (StatusCode::OK, "1"));
+            assert_eq!((reply.status, reply.headers["x-own"].to_str().unwrap()), (StatusCode::OK, "1"));
             assert_eq!(reply.headers.contains_key("content-length"), body == length);
             assert_eq!(reply.text().await, "first, second, last");
             idle(&router).await;
