@@ -2,7 +2,7 @@
 
 use http::Uri;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
@@ -48,7 +48,18 @@ pub fn towards_worker(mut headers: HeaderMap, id: &HeaderValue) -> HeaderMap {
     // The body is here already: there is nothing to wait for.
     headers.remove(EXPECT);
     headers.insert(REQUEST_ID, id.clone());
+    join_cookies(&mut headers);
     headers
+}
+
+/// An HTTP/2 client may send its cookies in pieces, which HTTP/1.1 knows as one header (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1 {
+        let joined =
+            HeaderValue::from_bytes(&pieces.join(&b"; "[..])).expect("pieces that are valid are valid together");
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// The headers of a worker's response on its way to the client.
@@ -102,6 +113,17 @@ mod tests {
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["authorization", "x-custom", "x-request-id"]);
+    }
+
+    #[test]
+    fn cookies_in_pieces_become_one_header() {
+        let pieces = ["a=1", "b=2", "c=3"].map(|piece| (COOKIE, HeaderValue::from_static(piece)));
+        let mut headers = HeaderMap::new();
+        for (name, value) in pieces {
+            headers.append(name, value);
+        }
+        let headers = towards_worker(headers, &HeaderValue::from_static("id-1"));
+        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A client's connection while HTTP/1.1 is spoken on it: its bytes in, its bytes out.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -55,15 +55,19 @@ impl Client {
 
     /// Writes what waits and then `data`; what the socket does not take of them waits.
     pub fn write(&mut self, data: &[u8], context: &mut Context<'_>) -> io::Result<()> {
-        let slices = [IoSlice::new(&self.output), IoSlice::new(data)];
-        let slices = if self.output.is_empty() { &slices[1..] } else { &slices[..] };
-        let written = match Pin::new(&mut self.socket).poll_write_vectored(context, slices) {
+        if !self.output.is_empty() {
+            // A head, and with it the beginning of the body: together they are one segment.
+            self.output.extend_from_slice(data);
+            return match self.poll_flush(context) {
+                Poll::Ready(flushed) => flushed,
+                Poll::Pending => Ok(()),
+            };
+        }
+        let written = match Pin::new(&mut self.socket).poll_write(context, data) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
         };
-        let of_output = written.min(self.output.len());
-        self.advance(of_output);
-        self.output.extend_from_slice(&data[written - of_output..]);
+        self.output.extend_from_slice(&data[written..]);
         Ok(())
     }
 
@@ -71,17 +75,11 @@ impl Client {
     pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
             let written = ready!(Pin::new(&mut self.socket).poll_write(context, &self.output))?;
-            self.advance(written);
+            self.output.advance(written);
         }
+        // Gives the memory back.
+        self.output = BytesMut::new();
         Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn advance(&mut self, written: usize) {
-        self.output.advance(written);
-        if self.output.is_empty() {
-            // Gives the memory back.
-            self.output = BytesMut::new();
-        }
     }
 
     /// Closes the connection after an answer. A client that is still sending (`is_sending`) is listened to for a while: closing with

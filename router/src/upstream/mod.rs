@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -20,7 +21,11 @@ use tokio::net::TcpStream;
 pub use self::answer::Answer;
 pub use self::pool::Pool;
 use crate::fleet::WorkerUrl;
+use crate::http1::decoder::Decoder;
 use crate::http1::{buffer, framing, head};
+
+/// The largest body that is copied behind its head, which costs less than writing from two places.
+const MAX_COPIED_BYTES: usize = 4 << 10;
 
 /// The most bytes of an answer that the router reads for itself.
 const MAX_FETCHED_BYTES: usize = 16 << 20;
@@ -43,16 +48,25 @@ impl Connection {
 
     /// Sends `request` to the worker of `url` and waits until its answer begins.
     pub async fn send(mut self, request: &Request<Bytes>, url: &WorkerUrl) -> io::Result<Response<Answer>> {
-        let head = head::write_request(request, url.host_header());
-        let mut outgoing = head.chain(request.body().clone());
+        let mut head = head::write_request(request, url.host_header());
+        let mut body = request.body().clone();
+        if body.len() <= MAX_COPIED_BYTES {
+            head.extend_from_slice(&body);
+            body.clear();
+        }
+        let mut outgoing = head.chain(body);
         let mut input = BytesMut::new();
-        let response = poll_fn(|context| self.poll_exchange(&mut outgoing, &mut input, context)).await?;
+        let mut response = poll_fn(|context| self.poll_exchange(&mut outgoing, &mut input, context)).await?;
 
         let (status, version, headers) = (response.status(), response.version(), response.headers());
         let body = framing::of_response(request.method(), status, version, headers)
             .map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))?;
         // A worker that answered before it had the whole request would take the rest for the next one.
         let is_reusable = !outgoing.has_remaining() && framing::keeps_alive(version, headers);
+        if body == Decoder::CHUNKED {
+            // A length beside it says nothing, and must not reach the client.
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
         Ok(response.map(|()| Answer::new(self, body, input, is_reusable)))
     }
 
@@ -96,9 +110,15 @@ impl Connection {
     /// Writes as much as the socket takes.
     fn poll_write(&mut self, outgoing: &mut impl Buf, context: &mut Context<'_>) -> io::Result<()> {
         while outgoing.has_remaining() {
-            let mut slices = [IoSlice::new(&[]); 2];
-            let count = outgoing.chunks_vectored(&mut slices);
-            match Pin::new(&mut self.stream).poll_write_vectored(context, &slices[..count]) {
+            let stream = Pin::new(&mut self.stream);
+            let written = if outgoing.chunk().len() == outgoing.remaining() {
+                stream.poll_write(context, outgoing.chunk())
+            } else {
+                let mut slices = [IoSlice::new(&[]); 2];
+                let count = outgoing.chunks_vectored(&mut slices);
+                stream.poll_write_vectored(context, &slices[..count])
+            };
+            match written {
                 Poll::Ready(written) => outgoing.advance(written?),
                 Poll::Pending => break,
             }

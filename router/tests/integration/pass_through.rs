@@ -179,3 +179,28 @@ async fn an_answer_without_a_length_ends_where_the_worker_closes() {
     }
     idle(&router).await;
 }
+
+#[tokio::test]
+async fn an_http_2_client_that_does_not_read_holds_back_only_itself() {
+    const BODY: usize = 32 << 20;
+    let worker = TestWorker::start(|request| async move {
+        let length = if request.uri().path() == "/v1/large" { BODY } else { 2 };
+        text(vec![b'x'; length])
+    })
+    .await;
+    let router = router(config(&[&worker])).await;
+    let stream = TcpStream::connect(("127.0.0.1", router.port())).await.unwrap();
+    let (mut sender, driver) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let driving = tokio::spawn(driver);
+    let ask = |path| Request::post(format!("{}{path}", router.url())).body(Full::new(Bytes::from("{}"))).unwrap();
+    let large = sender.send_request(ask("/v1/large")).await.unwrap();
+    for _ in 0..20 {
+        let small = sender.send_request(ask("/v1/small")).await.unwrap();
+        assert_eq!(small.into_body().collect().await.unwrap().to_bytes(), "xx");
+    }
+    assert_eq!(loads(&router), [1], "the large answer waits for its reader");
+    assert_eq!(large.into_body().collect().await.unwrap().to_bytes().len(), BODY);
+    idle(&router).await;
+    driving.abort();
+}
