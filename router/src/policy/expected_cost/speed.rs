@@ -42,6 +42,9 @@ const FADING: f64 = 1.0 - 1.0 / 512.0;
 const ENOUGH: f64 = 16.0;
 /// Before there is any: 100 KB/s, which only matters against `base`.
 const PRIOR: [f64; 3] = [0.002, 0.0, 1e-5];
+/// No engine prefills ten gigabytes of text a second. Where prefill costs nothing that can be measured the slope would go to zero, and
+/// whatever is divided by it out of bounds.
+const LEAST_PER_BYTE: f64 = 1e-10;
 /// Share of its sum that is added to the diagonal for base and streams: where requests are all alike, bytes explain the time.
 const RIDGE: f64 = 0.01;
 /// An observation that is off by more than this counts as off by this much.
@@ -85,8 +88,9 @@ impl Default for Curve {
 }
 
 impl Curve {
+    /// Above zero.
     pub fn per_byte(&self) -> f64 {
-        self.coefficients[2]
+        self.coefficients[2].max(LEAST_PER_BYTE)
     }
 
     pub fn per_stream(&self) -> f64 {
@@ -153,6 +157,9 @@ impl Curve {
                 (system[index][index], targets[index]) = (1.0, 0.0);
             }
             let solution = solve(system, targets)?;
+            if solution.iter().any(|coefficient| !coefficient.is_finite()) {
+                return None;
+            }
             let most_negative =
                 (0..3).min_by(|a, b| relative(&solution, *a, self).total_cmp(&relative(&solution, *b, self)))?;
             if solution[most_negative] >= 0.0 {

@@ -201,3 +201,32 @@ fn requests_that_end_without_an_answer_leave_nothing_behind() {
     let state = fleet.policy.state.lock();
     assert_eq!(state.workers[0].ledger.ahead(1e-6, 0.0, moment(0.0)).bytes, 0.0);
 }
+
+#[test]
+fn prefill_that_costs_nothing_keeps_every_figure_finite() {
+    fastrand::seed(3);
+    let (policy, workers) = (ExpectedCost::new(&config("expected_cost")), workers(4));
+    let mut running = std::collections::VecDeque::new();
+    let mut chosen = [0; 4];
+    for number in 0..20_000_u32 {
+        let now = moment(f64::from(number) * 4e-5);
+        let text = prompt(number % 997, 1 + number as usize % 3);
+        let key = Key::new(&text);
+        let query = Query { stream: false, now, ..query(&key) };
+        let choice = policy.choose(query, &workers).unwrap();
+        let guard = choice.worker.begin().unwrap();
+        let assignment = Assignment::new(&query, &choice);
+        assert!(assignment.ahead.bytes.is_finite(), "request {number}");
+        policy.assigned(query, &assignment);
+        chosen[usize::from(assignment.worker)] += 1;
+        running.push_back((guard, assignment));
+        if running.len() == 64 {
+            let (_, assignment) = running.remove(fastrand::usize(..8)).unwrap();
+            policy.answered(&assignment, now);
+            policy.ended(&assignment, true, now);
+        }
+    }
+    let state = policy.state.lock();
+    assert!(state.per_byte() > 0.0 && state.per_byte() < 1e-3, "{}", state.per_byte());
+    assert!(chosen.iter().all(|count| *count > 2_000), "{chosen:?}");
+}
