@@ -150,7 +150,7 @@ def system_prompts(workers: int, length: float, seed: int) -> Trace:
         requests.append(_request(float(number), prompt + texts.fresh(128), 16, None))
     kv_tokens = len(prompts) * 3072 // 4 * 8 // workers
     return _finish(
-        "system prompts", _poisson(requests, rng), load=0.15, kv_tokens=kv_tokens, speed=3.0
+        "system prompts", _poisson(requests, rng), load=0.25, kv_tokens=kv_tokens, speed=3.0
     )
 
 

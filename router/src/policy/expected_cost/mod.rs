@@ -2,15 +2,17 @@
 //!
 //! For every worker the time to the first token is estimated: prompts that are ahead, plus the part of this prompt that the worker
 //! does not hold, in bytes, at the speed that the worker has shown. To that comes what the request does to others: prefill
-//! that the fleet could have saved is charged once more, since it delays those behind and evicts what they would have hit; and a
-//! worker that has lately done more prefill than others is a worse home for more of it. The sum is in seconds; the least wins.
+//! that the fleet could have saved is charged several times, since it delays those behind and evicts what they would have hit, but
+//! the less the more popular the prefix is, since a copy of that will be used; and a worker that has lately done more prefill than others is
+//! a worse home for more of it. The sum is in seconds; the least wins.
 //!
-//! So a prefix stays where it is while that is cheaper than computing it elsewhere, and spreads as soon as its worker's extra work
-//! has cost as much as a copy of it would. No threshold is set by hand: speed, queues and cache sizes are learnt from the time to the
+//! So a conversation stays where it is, and a prefix that many share spreads as soon as its worker's extra work has cost as much as a
+//! copy of it would. No threshold is set by hand: speed, queues and cache sizes are learnt from the time to the
 //! first byte of answers.
 
 mod capacity;
 mod ledger;
+mod popularity;
 mod speed;
 #[cfg(test)]
 mod tests;
@@ -20,7 +22,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use self::capacity::Capacity;
-use self::ledger::{Fading, Ledger};
+use self::ledger::Ledger;
+use self::popularity::Popularity;
 use self::speed::{Curve, Factor};
 use super::{Ahead, Assignment, Choice, Entry, Policy, Query, total_load};
 use crate::config::RouterConfig;
@@ -31,10 +34,11 @@ use crate::prefix::{Matches, PrefixIndex};
 pub(super) const ENTRY: Entry = Entry { name: "expected_cost", build: |config| Box::new(ExpectedCost::new(config)) };
 
 /// What a worker's recent prefill counts, a second of it against a second of waiting.
-const BALANCE: f64 = 0.25;
-/// From this share of time spent on prefill on, what others lose by prefill that could have been saved counts in full. A fleet that
-/// does nothing has nobody to delay and nothing to evict.
-const BUSY: f64 = 1.0 / 32.0;
+const BALANCE: f64 = 0.375;
+/// How often prefill is charged, on top of the wait that it means for the request itself, that would not be needed where the prefix is:
+/// it delays those behind and evicts what they would have hit. For a prefix that was hit n times lately, 1/(n + 1) of it: a copy of
+/// that will be used.
+const OTHERS: f64 = 16.0;
 
 pub struct ExpectedCost {
     index: PrefixIndex,
@@ -47,8 +51,8 @@ struct State {
     streams: Curve,
     /// Of answers that come whole: only their growth with the prompt means anything.
     wholes: Curve,
-    /// Bytes to prefill that came to the fleet, times the factors of their workers.
-    recent: Fading,
+    /// Of prefixes that requests shared with earlier ones.
+    popularity: Popularity,
     /// By worker id.
     workers: Vec<WorkerState>,
 }
@@ -76,7 +80,7 @@ impl ExpectedCost {
         let state = State {
             streams: Curve::default(),
             wholes: Curve::default(),
-            recent: Fading::default(),
+            popularity: Popularity::default(),
             workers: Vec::new(),
         };
         Self { index: PrefixIndex::new(config.max_tree_size), state: Mutex::new(state) }
@@ -87,14 +91,15 @@ impl Policy for ExpectedCost {
     /// Reasons: `prefix` (no worker holds more), `spread` (another one holds more, but is busier), `cold` (nobody holds anything).
     fn choose<'a>(&self, query: Query<'_>, workers: &'a [Arc<Worker>]) -> Option<Choice<'a>> {
         let matches = self.index.matches(query.key);
+        let available = || workers.iter().filter(|worker| worker.is_available());
+        let most_held = available().map(|worker| matches.bytes(worker.id())).max()?;
+        let prefix = query.key.hash_of_beginning(most_held);
         let mut state = self.state.lock();
-        let busy = state.utilization(workers.len(), query.now);
-        let mut most_held = 0;
+        let others = OTHERS / (1.0 + state.popularity.hit(prefix));
         let mut best: Option<Candidate<'a>> = None;
         let mut ties = 1;
-        for worker in workers.iter().filter(|worker| worker.is_available()) {
-            let candidate = state.candidate(worker, &query, &matches, busy);
-            most_held = most_held.max(candidate.held_bytes);
+        for worker in available() {
+            let candidate = state.candidate(worker, &query, &matches, others);
             match best.as_ref().map_or(std::cmp::Ordering::Less, |best| candidate.order(best)) {
                 std::cmp::Ordering::Less => ties = 1,
                 std::cmp::Ordering::Equal => ties += 1,
@@ -162,19 +167,12 @@ impl State {
         }
     }
 
-    /// Share of the fleet's time that prefill took lately.
-    fn utilization(&self, workers: usize, now: Moment) -> f64 {
-        let horizon = self.streams.horizon();
-        let seconds = self.per_byte() * self.recent.at(horizon, now);
-        seconds / (horizon * workers.max(1) as f64)
-    }
-
     fn candidate<'a>(
         &mut self,
         worker: &'a Arc<Worker>,
         query: &Query<'_>,
         matches: &Matches,
-        busy: f64,
+        others: f64,
     ) -> Candidate<'a> {
         let (per_byte, per_stream) = (self.per_byte(), self.streams.per_stream());
         let horizon = self.streams.horizon();
@@ -184,7 +182,6 @@ impl State {
         let ahead = state.ledger.ahead(per_byte * factor, total_load(worker), query.now);
         let uncached = query.key.bytes().saturating_sub(held_bytes) as f64;
         let wait = factor * (per_byte * ahead.bytes + per_stream * ahead.streams);
-        let others = (busy / BUSY).min(1.0);
         let seconds = wait
             + factor * per_byte * uncached * (1.0 + others)
             + BALANCE * per_byte * state.ledger.recent.at(horizon, query.now);
@@ -197,7 +194,6 @@ impl State {
         let state = self.worker(assignment.worker);
         let factor = state.factor.at(assignment.begun);
         state.ledger.add(assignment, factor, per_byte, horizon);
-        self.recent.add(factor * assignment.uncached_bytes(), horizon, assignment.begun);
     }
 
     /// Learns from the time that an answer took to begin. The worker's new limit in the prefix index, if it changed.
