@@ -163,7 +163,7 @@ def test_a_killed_worker_costs_no_error_and_comes_back(fleet):
     (pid,) = [
         pid
         for pid in processes_of(fleet.process.pid)
-        if f"--port\0{port}\0" in Path(f"/proc/{pid}/cmdline").read_text()
+        if f"--port={port}\0" in Path(f"/proc/{pid}/cmdline").read_text()
     ]
     os.kill(pid, signal.SIGKILL)
     for _ in range(8):

@@ -46,7 +46,7 @@ def test_workers_can_be_added_and_removed(worker_url: str) -> None:
     ("options", "reason"),
     [
         ({"polcy": "random"}, "unknown field `polcy`"),
-        ({"policy": "best"}, "choose from cache_aware, round_robin, random"),
+        ({"policy": "best"}, "choose from expected_cost, cache_aware, consistent_hash"),
         ({"port": "x"}, '--port: invalid type: string "x", expected u16'),
         ({"max_tree_size": 0}, "--max-tree-size 0: must be at least 1"),
         ({"worker_urls": ["http://a:1", "A:1"]}, "http://a:1 is given twice"),

@@ -228,5 +228,5 @@ fn prefill_that_costs_nothing_keeps_every_figure_finite() {
     }
     let state = policy.state.lock();
     assert!(state.per_byte() > 0.0 && state.per_byte() < 1e-3, "{}", state.per_byte());
-    assert!(chosen.iter().all(|count| *count > 2_000), "{chosen:?}");
+    assert!(chosen.iter().all(|count| *count > 500), "{chosen:?}");
 }
