@@ -1,17 +1,15 @@
 //! Every option of the router, once: clap for the command line, serde for Python, validated in one place.
 
+mod validation;
+
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
-use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::fleet::WorkerUrl;
 use crate::policy;
 use crate::secret::Secret;
-use crate::spans;
 
 /// Options of the router. Field names are the long options with underscores; a missing key takes the option's default.
 #[derive(Clone, Debug, PartialEq, Parser, Serialize, Deserialize)]
@@ -309,156 +307,6 @@ impl RouterConfig {
         config.validate()?;
         Ok(config)
     }
-
-    /// What types alone cannot say. The error names the option, its value and what it should be.
-    pub fn validate(&self) -> Result<(), String> {
-        if !policy::names().contains(&self.policy.as_str()) {
-            let known = policy::names().join(", ");
-            return Err(format!("--policy {}: unknown; choose from {known}", self.policy));
-        }
-        if !(0.0..=1.0).contains(&self.cache_threshold) {
-            return Err(format!("--cache-threshold {}: must be between 0 and 1", self.cache_threshold));
-        }
-        if !(self.balance_rel_threshold.is_finite() && self.balance_rel_threshold >= 1.0) {
-            return Err(format!("--balance-rel-threshold {}: must be at least 1", self.balance_rel_threshold));
-        }
-        if !(self.consistent_hash_load_factor.is_finite() && self.consistent_hash_load_factor >= 1.0) {
-            return Err(format!(
-                "--consistent-hash-load-factor {}: must be at least 1",
-                self.consistent_hash_load_factor
-            ));
-        }
-        if let Err(error) = HeaderName::try_from(&self.consistent_hash_header) {
-            return Err(format!("--consistent-hash-header \"{}\": {error}", self.consistent_hash_header));
-        }
-        for (name, seconds) in [
-            ("worker-startup-timeout-secs", self.worker_startup_timeout_secs),
-            ("health-check-interval-secs", self.health_check_interval_secs),
-            ("health-check-timeout-secs", self.health_check_timeout_secs),
-            ("health-check-max-backoff-secs", self.health_check_max_backoff_secs),
-            ("eviction-interval", self.eviction_interval),
-            ("connect-timeout-secs", self.connect_timeout_secs),
-            ("request-timeout-secs", self.request_timeout_secs),
-            ("queue-timeout-secs", self.queue_timeout_secs),
-            ("header-timeout-secs", self.header_timeout_secs),
-            ("body-timeout-secs", self.body_timeout_secs),
-            ("idle-timeout-secs", self.idle_timeout_secs),
-            ("worker-ttfb-timeout-secs", self.worker_ttfb_timeout_secs),
-            ("drain-timeout-secs", self.drain_timeout_secs),
-            ("load-poll-interval-secs", self.load_poll_interval_secs),
-            ("cb-timeout-duration-secs", self.cb_timeout_duration_secs),
-            ("cb-window-duration-secs", self.cb_window_duration_secs),
-        ] {
-            if !(seconds > 0.0 && seconds <= 1e9) {
-                return Err(format!("--{name} {seconds}: must be a number of seconds above 0"));
-            }
-        }
-        for (name, count) in [
-            ("max-payload-size", self.max_payload_size),
-            ("max-tree-size", self.max_tree_size),
-            ("max-worker-retries", self.max_worker_retries as usize),
-            ("health-failure-threshold", self.health_failure_threshold as usize),
-            ("health-success-threshold", self.health_success_threshold as usize),
-            ("cb-failure-threshold", self.cb_failure_threshold as usize),
-            ("cb-success-threshold", self.cb_success_threshold as usize),
-        ] {
-            if count == 0 {
-                return Err(format!("--{name} 0: must be at least 1"));
-            }
-        }
-        if !(0.0..=1e9).contains(&self.shutdown_grace_secs) {
-            return Err(format!("--shutdown-grace-secs {}: must be a number of seconds", self.shutdown_grace_secs));
-        }
-        if self.tls_cert_path.is_some() != self.tls_key_path.is_some() {
-            return Err("--tls-cert-path and --tls-key-path belong together: give both or none".to_owned());
-        }
-        self.validate_keys()?;
-        self.validate_discovery()?;
-        self.otlp_endpoint.as_deref().map(spans::traces_url).transpose()?;
-        if !(0.0..=1e9).contains(&self.stream_idle_timeout_secs) {
-            return Err(format!(
-                "--stream-idle-timeout-secs {}: must be 0 or more seconds",
-                self.stream_idle_timeout_secs
-            ));
-        }
-        if self.health_check_endpoint.parse::<PathAndQuery>().is_err() || !self.health_check_endpoint.starts_with('/') {
-            return Err(format!(
-                "--health-check-endpoint {}: must be a path such as /health",
-                self.health_check_endpoint
-            ));
-        }
-        self.urls().map(drop)
-    }
-
-    /// Keys that no request could carry are mistakes; the error does not show them.
-    fn validate_keys(&self) -> Result<(), String> {
-        let clients = self.api_key.iter().map(|key| ("api-key", key));
-        let admin = self.admin_api_key.iter().map(|key| ("admin-api-key", key));
-        let worker = self.worker_api_key.iter().map(|key| ("worker-api-key", key));
-        match clients.chain(admin).chain(worker).find(|(_, key)| !key.is_sendable()) {
-            Some((name, _)) => Err(format!("--{name}: a key is one or more visible ASCII characters without blanks")),
-            None => Ok(()),
-        }
-    }
-
-    /// The `Authorization` header of everything that is sent to workers, if the router has a key for them.
-    pub fn worker_authorization(&self) -> Option<HeaderValue> {
-        let key = self.worker_api_key.as_ref()?;
-        let bearer = format!("Bearer {}", key.reveal());
-        let mut value = HeaderValue::from_str(&bearer).expect("validated: the key can stand in a header");
-        value.set_sensitive(true);
-        Some(value)
-    }
-
-    fn validate_discovery(&self) -> Result<(), String> {
-        self.label_selector()?;
-        match (self.service_discovery, self.selector.is_empty()) {
-            (true, true) => return Err("--service-discovery needs --selector, such as app=worker".to_owned()),
-            (false, false) => return Err("--selector is of no use without --service-discovery".to_owned()),
-            _ => {}
-        }
-        if self.service_discovery_port == 0 {
-            return Err("--service-discovery-port 0: must be at least 1".to_owned());
-        }
-        match &self.service_discovery_namespace {
-            Some(name) if !is_label(name) => {
-                Err(format!("--service-discovery-namespace {name}: not a name of a namespace"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// `--selector` as the Kubernetes API takes it; an error for what cannot be the label of a pod.
-    pub fn label_selector(&self) -> Result<String, String> {
-        let labels = self.selector.iter().flat_map(|text| text.split([',', ' '])).filter(|label| !label.is_empty());
-        let labels: Vec<&str> = labels.collect();
-        for label in &labels {
-            let valid = label.split_once('=').is_some_and(|(key, value)| {
-                let (prefix, name) = key.split_once('/').unwrap_or(("prefix", key));
-                is_label(name)
-                    && !prefix.is_empty()
-                    && prefix.split('.').all(is_label)
-                    && (value.is_empty() || is_label(value))
-            });
-            if !valid {
-                return Err(format!("--selector {label}: expected KEY=VALUE, such as app=worker"));
-            }
-        }
-        Ok(labels.join(","))
-    }
-
-    /// The workers of `--worker-urls`, normalised; an invalid or repeated one is an error.
-    pub fn urls(&self) -> Result<Vec<WorkerUrl>, String> {
-        let mut urls: Vec<WorkerUrl> = Vec::with_capacity(self.worker_urls.len());
-        for text in &self.worker_urls {
-            let url = WorkerUrl::parse(text).map_err(|reason| format!("--worker-urls: {reason}"))?;
-            if urls.contains(&url) {
-                return Err(format!("--worker-urls: {url} is given twice"));
-            }
-            urls.push(url);
-        }
-        Ok(urls)
-    }
 }
 
 /// A list, or its only element without brackets.
@@ -473,14 +321,6 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>
         OneOrMany::One(one) => vec![one],
         OneOrMany::Many(many) => many,
     })
-}
-
-/// A Kubernetes name or label: letters, digits, and inside also `-`, `_` and `.`; at most 63.
-fn is_label(text: &str) -> bool {
-    let outside = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-    let inside = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    let bytes = text.as_bytes();
-    bytes.len() <= 63 && outside(bytes.first()) && outside(bytes.last()) && bytes.iter().all(inside)
 }
 
 /// An option in seconds as a duration; `validate` has bounded it.
@@ -527,133 +367,4 @@ pub fn options() -> Vec<OptionDescription> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(args: &[&str]) -> Result<RouterConfig, String> {
-        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        RouterConfig::from_args("launch_router", &args).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_documented_defaults() {
-        let config = RouterConfig::default();
-        assert_eq!(config.policy, "cache_aware");
-        assert_eq!(config.cache_threshold, 0.5);
-        assert_eq!(config.balance_abs_threshold, 32);
-        assert_eq!(config.balance_rel_threshold, 1.0001);
-        assert_eq!(config.eviction_interval, 60.0);
-        assert_eq!(config.max_tree_size, 16_777_216);
-        assert_eq!((config.max_worker_retries, config.max_total_retries), (3, 6));
-        assert_eq!((config.host.as_str(), config.port), ("127.0.0.1", 30000));
-        assert_eq!(config.worker_startup_timeout_secs, 300.0);
-    }
-
-    #[test]
-    fn the_command_line_and_json_say_the_same() {
-        let config = parse(&["--worker-urls", "http://a:1", "b:2", "--policy", "random", "--port", "0"]).unwrap();
-        assert_eq!(config.worker_urls, ["http://a:1", "b:2"]);
-        let json = r#"{"worker_urls": ["http://a:1", "b:2"], "policy": "random", "port": 0}"#;
-        assert_eq!(RouterConfig::from_json(json).unwrap(), config);
-        let round_trip = serde_json::to_string(&config).unwrap();
-        assert_eq!(RouterConfig::from_json(&round_trip).unwrap(), config);
-    }
-
-    #[test]
-    fn bad_values_are_refused_with_option_value_and_advice() {
-        for (args, expected) in [
-            (vec!["--cache-threshold", "1.5"], "--cache-threshold 1.5: must be between 0 and 1"),
-            (vec!["--cache-threshold", "NaN"], "--cache-threshold NaN: must be between 0 and 1"),
-            (vec!["--balance-rel-threshold", "0.5"], "--balance-rel-threshold 0.5: must be at least 1"),
-            (vec!["--consistent-hash-load-factor", "0.9"], "--consistent-hash-load-factor 0.9: must be at least 1"),
-            (vec!["--consistent-hash-header", "a b"], "--consistent-hash-header \"a b\": invalid HTTP header name"),
-            (vec!["--eviction-interval", "0"], "--eviction-interval 0: must be a number of seconds above 0"),
-            (vec!["--max-tree-size", "0"], "--max-tree-size 0: must be at least 1"),
-            (vec!["--worker-urls", "https://a:1"], "https"),
-            (vec!["--worker-urls", "a:1", "http://A:1/"], "http://a:1 is given twice"),
-            (
-                vec!["--policy", "best"],
-                "possible values: expected_cost, cache_aware, consistent_hash, least_load, power_of_two, round_robin, random",
-            ),
-            (vec!["--port", "70000"], "70000 is not in 0..=65535"),
-        ] {
-            let error = parse(&args).unwrap_err();
-            assert!(error.contains(expected), "{args:?}: {error}");
-        }
-        let error = RouterConfig::from_json(r#"{"polcy": "random"}"#).unwrap_err();
-        assert!(error.contains("unknown field `polcy`"), "{error}");
-        for (json, expected) in [
-            (r#"{"port": "x"}"#, "--port: invalid type: string \"x\", expected u16"),
-            (r#"{"port": 70000}"#, "--port: invalid value: integer `70000`, expected u16"),
-            (r#"{"worker_urls": "a:1"}"#, "--worker-urls: invalid type: string \"a:1\", expected a sequence"),
-            (r#"{"worker_urls": ["a:1", 2]}"#, "--worker-urls[1]: invalid type: integer `2`, expected a string"),
-            (r#"{"log_level": "loud"}"#, "--log-level: unknown variant `loud`, expected one of"),
-            (r#"{"api_key": 7}"#, "--api-key: expected a string or a list of strings"),
-            ("[", "invalid router configuration: EOF"),
-        ] {
-            let error = RouterConfig::from_json(json).unwrap_err();
-            assert!(error.starts_with(expected), "{json}: {error}");
-        }
-        let error = RouterConfig::from_json(r#"{"policy": "best"}"#).unwrap_err();
-        assert_eq!(
-            error,
-            "--policy best: unknown; choose from expected_cost, cache_aware, consistent_hash, least_load, power_of_two, round_robin, random"
-        );
-    }
-
-    #[test]
-    fn keys_are_taken_and_not_shown() {
-        let config = parse(&["--api-key", "one", "--api-key", "two", "--worker-api-key", "w"]).unwrap();
-        assert_eq!(config.api_key, [Secret::from("one"), Secret::from("two")]);
-        assert_eq!(RouterConfig::from_json(r#"{"api_key": "one"}"#).unwrap().api_key, [Secret::from("one")]);
-        assert_eq!(config.worker_authorization().unwrap(), "Bearer w");
-        assert!(!format!("{config:?}").contains("two"));
-        for name in ["api-key", "admin-api-key", "worker-api-key"] {
-            let error = parse(&[&format!("--{name}"), "top secret"]).unwrap_err();
-            assert!(error.contains(&format!("--{name}: a key is one or more visible ASCII characters")), "{error}");
-            assert!(!error.contains("top"), "{error}");
-        }
-    }
-
-    #[test]
-    fn selectors_are_lists_of_labels() {
-        for args in [&["app=worker", "example.com/role=chat"][..], &["app=worker,example.com/role=chat"]] {
-            let config = parse(&[&["--service-discovery", "--selector"], args].concat()).unwrap();
-            assert_eq!(config.label_selector().unwrap(), "app=worker,example.com/role=chat");
-        }
-        let json = r#"{"service_discovery": true, "selector": ["app=worker role="]}"#;
-        assert_eq!(RouterConfig::from_json(json).unwrap().label_selector().unwrap(), "app=worker,role=");
-        for (args, expected) in [
-            (&["--service-discovery"][..], "--service-discovery needs --selector"),
-            (&["--selector", "app=worker"], "--selector is of no use without --service-discovery"),
-            (&["--service-discovery", "--selector", "app"], "--selector app: expected KEY=VALUE"),
-            (&["--service-discovery", "--selector", "=x"], "--selector =x: expected KEY=VALUE"),
-            (&["--service-discovery", "--selector", "a=b!"], "--selector a=b!: expected KEY=VALUE"),
-            (&["--service-discovery-port", "0"], "--service-discovery-port 0: must be at least 1"),
-            (&["--service-discovery-namespace", "a/b"], "--service-discovery-namespace a/b: not a name"),
-        ] {
-            let error = parse(args).unwrap_err();
-            assert!(error.contains(expected), "{args:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn every_option_is_described_under_a_heading() {
-        let options = options();
-        let fields = serde_json::to_value(RouterConfig::default()).unwrap();
-        let mut names: Vec<String> = options.iter().map(|option| option.name.replace('-', "_")).collect();
-        names.sort();
-        let mut keys: Vec<String> = fields.as_object().unwrap().keys().cloned().collect();
-        keys.sort();
-        assert_eq!(names, keys);
-        assert!(options.iter().all(|option| !option.group.is_empty() && !option.help.is_empty()));
-        let policy = options.iter().find(|option| option.name == "policy").unwrap();
-        assert_eq!(
-            policy.choices.as_deref(),
-            Some(&policy::names().into_iter().map(String::from).collect::<Vec<_>>()[..])
-        );
-        assert_eq!(policy.default.as_deref(), Some("cache_aware"));
-        let urls = options.iter().find(|option| option.name == "worker-urls").unwrap();
-        assert!(urls.multiple && urls.takes_value && urls.default.is_none());
-    }
-}
+mod tests;
