@@ -42,7 +42,8 @@ class Pinned:
     """A running process on one core, in a session of its own."""
 
     def __init__(self, command: list[str], core: int, folder: Path) -> None:
-        self.log = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115 (`stop` closes it)
+        # Appending: reading it here moves the offset that the process shares.
+        self.log = tempfile.TemporaryFile("a+", dir=folder)  # noqa: SIM115 (`stop` closes it)
         self.process = subprocess.Popen(
             ["taskset", "-c", str(core), *command],
             stdin=subprocess.DEVNULL,

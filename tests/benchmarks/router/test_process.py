@@ -58,14 +58,15 @@ def test_a_pinned_process_stays_on_its_core_and_ends_with_its_children(tmp_path:
         "import os, subprocess, signal\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "child = subprocess.Popen(['sleep', '100'])\n"
-        "print(child.pid, *os.sched_getaffinity(0), flush=True)\n"
+        "print(f'{child.pid} {os.sched_getaffinity(0)} end', flush=True)\n"
         "child.wait(); signal.pause()"
     )
     with process.pinned([sys.executable, "-c", code], core, tmp_path) as running:
-        while not (line := running.last_lines()):
+        while not (line := running.last_lines()).endswith("end"):
             assert running.is_running()
-        child, *cores = map(int, line.split())
-        assert cores == [core]
+        child, cores, _ = line.split()
+        child = int(child)
+        assert cores == f"{{{core}}}"
         assert child in process.family(running.process.pid)
     assert running.process.returncode is not None
     assert process.cpu_seconds(child) == 0
