@@ -42,8 +42,7 @@ class Pinned:
     """A running process on one core, in a session of its own."""
 
     def __init__(self, command: list[str], core: int, folder: Path) -> None:
-        # Appending: reading it here moves the offset that the process shares.
-        self.log = tempfile.TemporaryFile("a+", dir=folder)  # noqa: SIM115 (`stop` closes it)
+        self.log = tempfile.TemporaryFile("w+", dir=folder)  # noqa: SIM115 (`stop` closes it)
         self.process = subprocess.Popen(
             ["taskset", "-c", str(core), *command],
             stdin=subprocess.DEVNULL,
@@ -61,9 +60,10 @@ class Pinned:
         return Sample(sum(map(cpu_seconds, pids)), sum(map(memory_bytes, pids)))
 
     def last_lines(self, count: int = 8) -> str:
-        self.log.flush()
-        self.log.seek(0)
-        return "\n".join(self.log.read().splitlines()[-count:])
+        # The process writes at the offset that it shares with this file: reading must not move it.
+        log = self.log.fileno()
+        text = os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
+        return "\n".join(text.splitlines()[-count:])
 
     def stop(self) -> None:
         """SIGTERM, a little patience, then SIGKILL to all that is left of its session."""
