@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from router_py import _core
+
 from ..report import RESULTS
 from .placements import PerfectSessions, RouterPolicy
 from .plots import write_plots
@@ -32,14 +34,8 @@ from .worker import WorkerSpec
 REPOSITORY = Path(__file__).parents[2]
 MOONCAKE = REPOSITORY.parent / "shared" / "data" / "mooncake_synthetic_trace.jsonl"
 ORACLE = "perfect sessions"
-POLICIES = (
-    "expected_cost",
-    "cache_aware",
-    "consistent_hash",
-    "least_load",
-    "power_of_two",
-    "round_robin",
-    "random",
+POLICIES = tuple(
+    next(option["choices"] for option in _core.options() if option["name"] == "policy")
 )
 MIXED = ", mixed GPUs"
 """Behind a trace's name: every other worker has half the speed."""
