@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "worker.sampling",
         "worker.embedded_models",
     },
-    "worker.tokenization": {"worker.gguf_file"},
+    "worker.tokenization": {"worker.gguf_file", "worker.messages"},
     "worker.api": {"worker.messages", "worker.config", "worker.tokenization", "worker"},
     "worker.launch_server": {"worker.api", "worker.config", "worker.embedded_models", "worker"},
     "router_py": {"worker"},

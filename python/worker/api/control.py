@@ -11,10 +11,10 @@ from fastapi import APIRouter, Request, Response
 
 from .. import __version__
 from ..messages import SamplingParams
+from ..tokenization.text_output import TextRequest
 from .errors import ApiError, bad_request
 from .http_exchange import json_response, unless_disconnected
 from .service import service_of
-from .text_generation import TextRequest
 
 router = APIRouter()
 

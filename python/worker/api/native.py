@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, cast
 
 from fastapi import APIRouter, Request, Response
 
+from ..tokenization.text_output import TextOutput, TextRequest
 from .errors import bad_request
 from .http_exchange import (
     STREAM_END,
@@ -20,7 +21,6 @@ from .http_exchange import (
 from .native_types import GenerateBody, SamplingFields
 from .openapi import takes
 from .service import WorkerService, service_of
-from .text_generation import TextOutput, TextRequest
 
 router = APIRouter()
 
@@ -59,16 +59,7 @@ async def _events(
 
 
 def _answer(output: TextOutput) -> dict[str, Any]:
-    meta_info = {
-        "id": output.request.rid,
-        "prompt_tokens": output.prompt_tokens,
-        "completion_tokens": output.completion_tokens,
-        "cached_tokens": output.cached_tokens,
-        "finish_reason": output.finish_details,
-    }
-    if output.finish is not None:
-        meta_info["e2e_latency"] = output.seconds
-    return {"text": output.text, "meta_info": meta_info}
+    return {"text": output.text, "meta_info": output.meta_info}
 
 
 async def _requests(service: WorkerService, body: GenerateBody) -> list[TextRequest]:

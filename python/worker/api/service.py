@@ -11,10 +11,11 @@ from fastapi import Request
 
 from ..config import ServerArgs
 from ..messages import Ready
+from ..tokenization.text_output import TextOutput, TextRequest
 from ..tokenization.tokenizer import Tokenizer
 from .engine_client import EngineClient
 from .prompt_limits import PromptLimits
-from .text_generation import TextGeneration, TextOutput, TextRequest
+from .text_generation import TextGeneration
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ...tokenization.chat_template import ChatTemplateError
+from ...tokenization.text_output import TextRequest
 from ..errors import bad_request
 from ..http_exchange import (
     STREAM_END,
@@ -21,7 +22,6 @@ from ..http_exchange import (
 )
 from ..openapi import takes
 from ..service import WorkerService, service_of
-from ..text_generation import TextRequest
 from .types import ChatBody
 from .usage import usage_of
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ...tokenization.text_output import TextRequest
 from ..errors import bad_request
 from ..http_exchange import (
     STREAM_END,
@@ -20,7 +21,6 @@ from ..http_exchange import (
 )
 from ..openapi import takes
 from ..service import WorkerService, service_of
-from ..text_generation import TextRequest
 from .types import CompletionBody
 from .usage import usage_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..text_generation import TextOutput
+from ...tokenization.text_output import TextOutput
 
 
 def usage_of(outputs: Sequence[TextOutput], cache_report: bool) -> dict[str, Any]:

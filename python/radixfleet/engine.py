@@ -1,0 +1,233 @@
+"""The offline engine: the worker's scheduler in this process, without HTTP.
+
+from radixfleet import Engine
+
+with Engine(model_path="smollm2-135m") as engine:
+    print(engine.generate("The capital of France is", {"temperature": 0})["text"])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, cast
+
+import torch
+
+from worker.config import ServerArgs
+from worker.embedded_models import resolve_model_path
+from worker.messages import Ready, TokenChunk
+from worker.scheduler.scheduler import Scheduler
+from worker.scheduler.startup import build_scheduler
+from worker.tokenization.chat_template import load_chat_template
+from worker.tokenization.text_output import GenerationAborted, TextOutput, TextRequest
+from worker.tokenization.tokenizer import Tokenizer, load_tokenizer
+
+from .sampling_options import SamplingOptions
+
+Answer = dict[str, Any]
+
+
+class Engine:
+    """Loads a model and answers prompts; names and shapes of answers are SGLang's.
+
+    The scheduler steps in the thread that waits for an answer. Several streams may be read in turn,
+    and share their batches, but all calls belong to one thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        skip_tokenizer_init: bool = False,
+        progress: Callable[[str, float], None] | None = None,
+        **server_args: Any,
+    ) -> None:
+        """`server_args` are the fields of ServerArgs: model_path, dtype, max_total_tokens, …
+
+        `skip_tokenizer_init` loads no tokenizer: prompts are `input_ids`, and answers have no text.
+        `progress` is told what is being done at the start, and what share of that is done. Raises
+        what a worker prints as its one line: an error of the model's files, device or memory.
+        """
+        self.server_args = ServerArgs(**server_args)
+        self.tokenizer = None if skip_tokenizer_init else _load_tokenizer(self.server_args)
+        self.info: Ready
+        self._scheduler: Scheduler | None
+        self._scheduler, self.info = build_scheduler(
+            self.server_args, progress or (lambda stage, fraction: None)
+        )
+        self._inboxes: dict[str, list[TokenChunk]] = {}  # by request, one for all of a call
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+
+    def generate(
+        self,
+        prompt: str | list[str] | None = None,
+        sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None,
+        input_ids: list[int] | list[list[int]] | None = None,
+        stream: bool = False,
+    ) -> Any:
+        """Continue one prompt, or each of a list, given as text or as token ids.
+
+        `sampling_params` is one dict for all prompts, or a list with one for each; the names are
+        those of POST /generate. Returns a dict for one prompt and a list of dicts for a list:
+        "text", "output_ids" and "meta_info" with id, prompt_tokens, completion_tokens,
+        cached_tokens, finish_reason and e2e_latency (seconds). With `stream`, an iterator of such
+        dicts, each with all text and tokens so far; those of a list of prompts also say which
+        prompt they answer, as "index". Closing the iterator ends its requests.
+
+        Raises ValueError if an argument is wrong or a prompt does not fit, RuntimeError if the
+        engine fails or was shut down.
+        """
+        prompts, single = self._prompts(prompt, input_ids)
+        outputs = self._begin(prompts, sampling_params)
+        if stream:
+            return self._stream(outputs, with_index=not single)
+        for _ in self._run(outputs, stream_interval=0):
+            pass
+        answers = [self._answer(output) for output in outputs]
+        return answers[0] if single else answers
+
+    def flush_cache(self) -> bool:
+        """Empty the prefix cache; False, and nothing done, while a stream is running."""
+        scheduler = self._live_scheduler()
+        if not self._inboxes:  # what still runs then is a step that nobody waits for
+            while not scheduler.is_idle:
+                scheduler.step()
+        return scheduler.flush_cache()
+
+    def shutdown(self) -> None:
+        """Give weights and KV memory back; streams cannot go on. May be called twice."""
+        self._scheduler = None
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    # ===== what was asked =====
+
+    def _prompts(
+        self, prompt: str | list[str] | None, input_ids: list[int] | list[list[int]] | None
+    ) -> tuple[list[list[int]], bool]:
+        """Token ids of each prompt, and whether it was one by itself, not a list."""
+        if (prompt is None) == (input_ids is None):
+            raise ValueError("give either prompt or input_ids")
+        if prompt is not None:
+            if self.tokenizer is None:
+                raise ValueError("without a tokenizer (skip_tokenizer_init) give input_ids")
+            texts = [prompt] if isinstance(prompt, str) else prompt
+            return [self.tokenizer.encode(text) for text in texts], isinstance(prompt, str)
+        if input_ids and isinstance(input_ids[0], list):
+            return cast(list[list[int]], input_ids), False
+        return [cast(list[int], input_ids)], True
+
+    def _begin(
+        self, prompts: list[list[int]], sampling_params: dict | list[dict] | None
+    ) -> list[TextOutput]:
+        """An answer to be for each prompt; everything is checked here."""
+        if not isinstance(sampling_params, list):
+            options = [SamplingOptions.of(sampling_params)] * len(prompts)
+        elif len(sampling_params) == len(prompts):
+            options = [SamplingOptions.of(given) for given in sampling_params]
+        else:
+            raise ValueError(
+                f"sampling_params has {len(sampling_params)} entries for {len(prompts)} prompts"
+            )
+        token_bytes = self.tokenizer.token_bytes if self.tokenizer else None
+        outputs = []
+        for index, (prompt, option) in enumerate(zip(prompts, options, strict=True)):
+            if option.stop_strings and token_bytes is None:
+                raise ValueError("without a tokenizer (skip_tokenizer_init) there is no text: stop")
+            request = TextRequest(
+                rid=uuid.uuid4().hex,
+                input_ids=prompt,
+                sampling=option.for_engine(self._room_after(prompt)),
+                stop_strings=option.stop_strings,
+                skip_special_tokens=option.skip_special_tokens,
+            )
+            outputs.append(TextOutput.begin(request, index, token_bytes))
+        return outputs
+
+    def _room_after(self, prompt: list[int]) -> int:
+        """How many tokens the answer to `prompt` can have; ValueError if it is no good prompt."""
+        if not prompt:
+            raise ValueError("the prompt has no tokens")
+        if not 0 <= min(prompt) <= max(prompt) < self.info.vocab_size:
+            raise ValueError(
+                f"a token id is outside the vocabulary of {self.info.vocab_size} tokens"
+            )
+        longest = min(self.info.context_length, self.info.max_total_tokens)
+        if len(prompt) >= longest:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens; with its answer it must fit in {longest}"
+            )
+        return longest - len(prompt)
+
+    # ===== the loop =====
+
+    def _run(self, outputs: list[TextOutput], stream_interval: int) -> Generator[TextOutput]:
+        """Step until all of `outputs` have ended; yields each one whenever it has grown."""
+        scheduler = self._live_scheduler()
+        running = {output.request.rid: output for output in outputs}
+        inbox: list[TokenChunk] = []
+        self._inboxes |= dict.fromkeys(running, inbox)
+        try:
+            for output in outputs:
+                self._deliver(scheduler.add(output.request.for_engine(stream_interval)))
+            while running:
+                if not inbox:
+                    self._deliver(self._live_scheduler().step())
+                chunks = inbox.copy()
+                inbox.clear()
+                for chunk in chunks:
+                    output = running.get(chunk.rid)
+                    if output is None:  # a stop string matched in an earlier one of `chunks`
+                        continue
+                    output.push(chunk)
+                    if output.finish is not None:
+                        del running[chunk.rid]
+                    if output.finish is not None and chunk.finish is None:
+                        scheduler.abort(chunk.rid)
+                    yield output
+        except GenerationAborted as error:
+            kind = ValueError if error.status < 500 else RuntimeError
+            raise kind(str(error)) from error
+        finally:
+            for output in outputs:
+                del self._inboxes[output.request.rid]
+            for rid in running:
+                scheduler.abort(rid)
+
+    def _deliver(self, chunks: list[TokenChunk]) -> None:
+        """Sort a step's chunks into the inboxes of the calls that wait for them."""
+        for chunk in chunks:
+            inbox = self._inboxes.get(chunk.rid)
+            if inbox is not None:  # None: ended while the step ran
+                inbox.append(chunk)
+
+    def _stream(self, outputs: list[TextOutput], *, with_index: bool) -> Iterator[Answer]:
+        with contextlib.closing(self._run(outputs, self.server_args.stream_interval)) as grown:
+            for output in grown:
+                answer = self._answer(output)
+                yield answer | {"index": output.index} if with_index else answer
+
+    def _answer(self, output: TextOutput) -> Answer:
+        answer = {"output_ids": output.output_ids.copy(), "meta_info": output.meta_info}
+        return answer if self.tokenizer is None else {"text": output.text} | answer
+
+    def _live_scheduler(self) -> Scheduler:
+        if self._scheduler is None:
+            raise RuntimeError("the engine was shut down")
+        return self._scheduler
+
+
+def _load_tokenizer(server_args: ServerArgs) -> Tokenizer:
+    template = server_args.chat_template
+    return load_tokenizer(
+        resolve_model_path(server_args.tokenizer_path or server_args.model_path),
+        load_chat_template(template) if template else None,
+    )

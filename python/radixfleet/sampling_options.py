@@ -1,0 +1,62 @@
+"""Sampling parameters as a program gives them: SGLang's names, checked without pydantic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from worker.messages import SamplingParams
+
+_TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_StopString = Annotated[str, Meta(min_length=1)]
+
+
+class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """How one answer is made; the same names and defaults as `sampling_params` of POST /generate.
+
+    `max_new_tokens` None means as many as fit. `top_k` -1 means all tokens.
+    """
+
+    max_new_tokens: Annotated[int, Meta(ge=1)] | None = 128
+    temperature: Annotated[float, Meta(ge=0)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Meta(ge=-1)] = -1
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: _StopString | list[_StopString] | None = None
+    stop_token_ids: list[_TokenId] | None = None
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+
+    @classmethod
+    def of(cls, given: dict[str, Any] | None) -> SamplingOptions:
+        """Raises ValueError that names what is wrong."""
+        try:
+            options = msgspec.convert(given or {}, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"sampling_params: {error}") from None
+        if options.top_k == 0:
+            raise ValueError("sampling_params: top_k must be at least 1, or -1 for all tokens")
+        return options
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """`stop` as a tuple, whatever it was given as."""
+        if isinstance(self.stop, str):
+            return (self.stop,)
+        return tuple(self.stop or ())
+
+    def for_engine(self, room: int) -> SamplingParams:
+        """With an answer of at most `room` tokens."""
+        return SamplingParams(
+            max_new_tokens=min(self.max_new_tokens or room, room),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            seed=self.seed,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            ignore_eos=self.ignore_eos,
+        )

@@ -1,0 +1,191 @@
+"""The offline engine: Hugging Face's tokens, SGLang's shapes of questions and answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from radixfleet import Engine
+
+from ..worker.checkpoints import hf_reference, make_checkpoint
+from ..worker.tokenization.tiny_tokenizer import write_tiny_tokenizer
+
+GREEDY = {"temperature": 0.0, "max_new_tokens": 12, "ignore_eos": True}
+PROMPTS = ["the inner order", "hé", "in the end there is the one"]
+ARGS = {"dtype": "float32", "device": "cpu", "num_threads": 1, "max_total_tokens": 512}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = write_tiny_tokenizer(tmp_path_factory.mktemp("model"))
+    return make_checkpoint(folder, "qwen3", vocab_size=270)
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    with Engine(model_path=str(model), **ARGS) as engine:
+        yield engine
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_held(engine):
+    yield
+    assert engine.flush_cache()
+    state = engine._scheduler.state("")
+    assert (state.running_requests, state.free_tokens) == (0, state.total_tokens)
+
+
+def hf_greedy(model, input_ids: list[int], count: int) -> list[int]:
+    with torch.inference_mode():
+        ids = torch.tensor([input_ids])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+        )
+    return out[0, len(input_ids) :].tolist()
+
+
+def test_greedy_answers_are_hugging_faces(model, engine):
+    reference = hf_reference(model)
+    reference.generation_config.eos_token_id = None
+    answers = engine.generate(PROMPTS, GREEDY)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        input_ids = engine.tokenizer.encode(prompt)
+        expected = hf_greedy(reference, input_ids, 12)
+        assert answer["output_ids"] == expected
+        assert answer["text"] == engine.tokenizer.decode(expected)
+        meta = answer["meta_info"]
+        assert (meta["prompt_tokens"], meta["completion_tokens"]) == (len(input_ids), 12)
+        assert meta["finish_reason"] == {"type": "length", "length": 12}
+    assert len({answer["meta_info"]["id"] for answer in answers}) == len(PROMPTS)
+
+
+def test_one_prompt_has_one_answer_and_a_list_a_list(engine):
+    alone = engine.generate(PROMPTS[0], GREEDY)
+    ids = engine.tokenizer.encode(PROMPTS[0])
+    for same in (
+        engine.generate([PROMPTS[0]], [GREEDY])[0],
+        engine.generate(input_ids=ids, sampling_params=GREEDY),
+        engine.generate(input_ids=[ids], sampling_params=GREEDY)[0],
+    ):
+        assert (same["text"], same["output_ids"]) == (alone["text"], alone["output_ids"])
+    assert alone["meta_info"]["cached_tokens"] == 0
+    assert same["meta_info"]["cached_tokens"] == len(ids) - 1
+
+
+def test_sampling_params_can_differ_from_prompt_to_prompt(engine):
+    sampling = [GREEDY | {"max_new_tokens": count} for count in (1, 5, 9)]
+    answers = engine.generate(PROMPTS, sampling)
+    assert [len(answer["output_ids"]) for answer in answers] == [1, 5, 9]
+
+
+def test_a_stop_string_and_a_stop_token_end_an_answer(engine):
+    whole = engine.generate(PROMPTS[0], GREEDY)
+    stop = whole["text"][3:5]
+    cut = engine.generate(PROMPTS[0], GREEDY | {"stop": stop})
+    assert cut["text"] == whole["text"][: whole["text"].index(stop)]
+    assert cut["meta_info"]["finish_reason"] == {"type": "stop", "matched": stop}
+    count = cut["meta_info"]["completion_tokens"]
+    assert cut["output_ids"] == whole["output_ids"][:count]
+    token = whole["output_ids"][4]
+    ended = engine.generate(PROMPTS[0], GREEDY | {"stop_token_ids": [token]})
+    first = whole["output_ids"].index(token)
+    assert ended["output_ids"] == whole["output_ids"][: first + 1]
+    assert ended["meta_info"]["finish_reason"] == {"type": "stop", "matched": token}
+
+
+def test_a_stream_grows_to_the_whole_answer(engine):
+    whole = engine.generate(PROMPTS, GREEDY)
+    last = {}
+    for event in engine.generate(PROMPTS, GREEDY, stream=True):
+        before = last.get(event["index"], {"text": "", "output_ids": []})
+        assert event["text"].startswith(before["text"])
+        assert event["output_ids"][:-1] == before["output_ids"]
+        last[event["index"]] = event
+    for index, answer in enumerate(whole):
+        assert last[index]["output_ids"] == answer["output_ids"]
+        assert last[index]["text"] == answer["text"]
+        assert last[index]["meta_info"]["finish_reason"] is not None
+
+
+def test_streams_can_be_read_in_turn(engine):
+    whole = engine.generate(PROMPTS[:2], GREEDY)
+    streams = [engine.generate(prompt, GREEDY, stream=True) for prompt in PROMPTS[:2]]
+    *_, last = zip(*streams, strict=True)
+    assert [event["output_ids"] for event in last] == [answer["output_ids"] for answer in whole]
+
+
+def test_a_closed_stream_ends_its_requests(engine):
+    stream = engine.generate(PROMPTS, GREEDY | {"max_new_tokens": 200}, stream=True)
+    next(stream)
+    assert not engine.flush_cache()
+    stream.close()
+    assert engine.flush_cache()
+
+
+def test_max_new_tokens_none_fills_the_context(engine):
+    answer = engine.generate("in", {"max_new_tokens": None, "temperature": 0, "ignore_eos": True})
+    meta = answer["meta_info"]
+    assert meta["prompt_tokens"] + meta["completion_tokens"] == engine.info.context_length
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either prompt or input_ids"),
+        ({"prompt": "a", "input_ids": [1]}, "either prompt or input_ids"),
+        ({"input_ids": []}, "no tokens"),
+        ({"input_ids": [270]}, "outside the vocabulary of 270"),
+        ({"input_ids": [5] * 256}, "256 tokens"),
+        ({"prompt": ["a", "b"], "sampling_params": [{}]}, "1 entries for 2 prompts"),
+        ({"prompt": "a", "sampling_params": {"top_p": 0}}, "top_p"),
+        ({"prompt": "a", "sampling_params": {"top_k": 0}}, "top_k"),
+        ({"prompt": "a", "sampling_params": {"temprature": 0}}, "temprature"),
+    ],
+)
+def test_a_wrong_question_is_a_value_error(engine, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        engine.generate(**arguments)
+
+
+def test_a_request_that_the_engine_gives_up_is_an_error(engine, monkeypatch):
+    def fails(step):
+        raise RuntimeError("the device is on fire")
+
+    monkeypatch.setattr(engine._scheduler, "_forward", fails)
+    with pytest.raises(RuntimeError, match="on fire"):
+        engine.generate("a", GREEDY)
+
+
+def test_without_a_tokenizer_there_are_tokens_alone(model, engine):
+    ids = engine.tokenizer.encode(PROMPTS[2])
+    expected = engine.generate(input_ids=ids, sampling_params=GREEDY)["output_ids"]
+    with Engine(model_path=str(model), skip_tokenizer_init=True, **ARGS) as tokens_only:
+        answer = tokens_only.generate(input_ids=ids, sampling_params=GREEDY)
+        assert "text" not in answer
+        assert answer["output_ids"] == expected
+        for wrong in ({"prompt": "a"}, {"input_ids": ids, "sampling_params": {"stop": "x"}}):
+            with pytest.raises(ValueError, match="skip_tokenizer_init"):
+                tokens_only.generate(**wrong)
+    with pytest.raises(RuntimeError, match="shut down"):
+        tokens_only.generate(input_ids=ids)
+
+
+def test_it_needs_no_library_of_the_server(model):
+    code = f"""
+import sys
+for name in ("fastapi", "starlette", "pydantic", "zmq", "uvicorn", "httpx", "orjson"):
+    sys.modules[name] = None
+import radixfleet
+assert "torch" not in sys.modules
+with radixfleet.Engine(model_path={str(model)!r}, **{ARGS!r}) as engine:
+    print(engine.generate("the", {GREEDY!r})["meta_info"]["completion_tokens"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "12\n", done.stderr

@@ -1,0 +1,50 @@
+"""Sampling parameters of the offline engine, beside those of POST /generate."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from radixfleet.sampling_options import SamplingOptions
+from worker.api.native_types import SamplingFields
+from worker.messages import SamplingParams
+
+SAMPLES = [
+    {},
+    {"temperature": 0, "max_new_tokens": None, "seed": -1},
+    {"top_k": 3, "min_p": 0.5, "top_p": 1, "stop": "a", "stop_token_ids": [4]},
+    {"stop": ["a", "b"], "ignore_eos": True, "skip_special_tokens": False},
+]
+WRONG = [
+    {"temperature": -0.1},
+    {"top_p": 1.1},
+    {"top_k": 0},
+    {"top_k": -2},
+    {"min_p": 2},
+    {"max_new_tokens": 0},
+    {"seed": 2**63},
+    {"stop": ""},
+    {"stop_token_ids": [-1]},
+    {"ignore_eos": 1},
+    {"unknown": 1},
+]
+
+
+@pytest.mark.parametrize("given", SAMPLES)
+def test_both_ask_the_engine_for_the_same(given):
+    offline, http = SamplingOptions.of(given), SamplingFields(**given)
+    assert offline.for_engine(100) == http.for_engine(min(http.max_new_tokens or 100, 100))
+    assert offline.stop_strings == http.stop
+    assert offline.skip_special_tokens == http.skip_special_tokens
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_both_refuse_the_same(given):
+    with pytest.raises(ValueError, match=next(iter(given))):
+        SamplingOptions.of(given)
+    with pytest.raises(ValidationError):
+        SamplingFields(**given)
+
+
+def test_every_parameter_of_the_engine_can_be_given():
+    assert set(SamplingParams.__struct_fields__) <= set(SamplingOptions.__struct_fields__)
