@@ -189,7 +189,34 @@ class ServerArgs:
         aliases=("--tp", "--tensor-parallel-size"),
     )
     attention_backend: str | None = _option(
-        RUNTIME, None, "Attention kernels.", choices=("torch_native",), shown_default="torch_native"
+        RUNTIME,
+        None,
+        "Attention kernels.",
+        choices=("torch_native", "triton", "flashinfer"),
+        shown_default="torch_native on CPU, triton on GPU",
+    )
+    disable_overlap_schedule: bool = _option(
+        RUNTIME,
+        False,
+        "On a GPU, form a batch only when the one before is computed. Costs speed; for debugging.",
+    )
+    disable_cuda_graph: bool = _option(
+        RUNTIME, False, "Launch each kernel of a decode step by itself. Costs speed; for debugging."
+    )
+    cuda_graph_max_bs: int | None = _option(
+        RUNTIME,
+        None,
+        "Largest batch that decodes in a CUDA graph.",
+        parse=positive_int,
+        shown_default="512",
+    )
+    cuda_graph_bs: Sequence[int] | None = _option(
+        RUNTIME,
+        None,
+        "Batch sizes to capture in CUDA graphs.",
+        parse=positive_int,
+        nargs="+",
+        shown_default="chosen up to --cuda-graph-max-bs",
     )
     num_threads: int | None = _option(
         RUNTIME,
@@ -266,8 +293,10 @@ class ServerArgs:
             if value == option.default or "environment" in option.metadata:
                 continue
             flag = "--" + option.name.replace("_", "-")
-            # Joined, since a value may begin with a dash.
-            flags.append(flag if value is True else f"{flag}={value}")
+            if "nargs" in option.metadata:
+                flags += [flag, *map(str, value)]
+            else:  # joined, since a value may begin with a dash
+                flags.append(flag if value is True else f"{flag}={value}")
         return flags
 
 
@@ -286,6 +315,8 @@ def _add_flag(group: Any, option: dataclasses.Field, annotation: Any) -> None:
         extra["choices"] = metadata["choices"]
     else:
         extra["metavar"] = option.name.rsplit("_", 1)[-1].upper()
+    if "nargs" in metadata:
+        extra["nargs"] = metadata["nargs"]
     help_text = f"{metadata['help']} Default: {shown}.".replace("%", "%%")
     default = os.environ.get(metadata.get("environment", ""), option.default)
     group.add_argument(*flags, type=parse, default=default, help=help_text, **extra)

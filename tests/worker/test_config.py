@@ -17,9 +17,13 @@ def parse(flags: list[str]) -> ServerArgs:
 
 def test_arguments_become_flags_and_flags_become_arguments() -> None:
     args = ServerArgs(
-        model_path="-odd", chat_template="--{{ x }}", random_seed=-1, disable_radix_cache=True
+        model_path="-odd",
+        chat_template="--{{ x }}",
+        random_seed=-1,
+        disable_radix_cache=True,
+        cuda_graph_bs=[1, 2, 8],
     )
-    assert parse(args.to_cli()) == args
+    assert parse(args.to_cli()) == args == ServerArgs.from_json(args.to_json())
     assert ServerArgs().to_cli() == []
 
 

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 
 from .batch import ForwardBatch
@@ -16,7 +18,8 @@ from .batch import ForwardBatch
 class AttentionSpec:
     """The shape of one layer's attention.
 
-    `sliding_window` counts the tokens that a query sees, itself included.
+    `sliding_window` counts the tokens that a query sees, itself included. `logit_soft_cap` c turns
+    a score s into c · tanh(s / c). `sinks` [num_heads] float32 are scores of a key without value.
     """
 
     layer_id: int
@@ -25,20 +28,59 @@ class AttentionSpec:
     head_dim: int
     scale: float
     sliding_window: int | None = None
+    logit_soft_cap: float | None = None
+    sinks: torch.Tensor | None = None
 
 
 class AttentionBackend(ABC):
-    """Attention over a paged KV cache: `plan` once a step, `forward` once a layer."""
+    """Attention over a paged KV cache.
+
+    Once a step: `plan_host` on the host's lengths, whose words the runtime uploads together with
+    everything else, then `plan`. Once a layer: `write`, then `attend`.
+
+    k_cache, v_cache: one tensor a layer, [slots + 1, kv_heads, head_dim]; the last slot is spare.
+    """
+
+    # Whether decode steps may be captured in CUDA graphs.
+    supports_graphs: ClassVar[bool] = False
+
+    def __init__(self, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]) -> None:
+        self.k_cache = k_cache
+        self.v_cache = v_cache
+
+    def plan_size(self, max_sequences: int) -> int:
+        """How many words `plan_host` returns at most for so many decoding sequences."""
+        return 0
+
+    def plan_host(
+        self, seq_lens: np.ndarray, query_lens: np.ndarray, num_decodes: int, padded: int
+    ) -> np.ndarray | None:
+        """Work to be done by the device's kernels, as int32 words; None for nothing.
+
+        seq_lens, query_lens: [sequences] int32, the decodes first. Under a CUDA graph there are
+        decodes only, padded to `padded` sequences.
+        """
+        return None
+
+    def plan(self, batch: ForwardBatch) -> None:  # noqa: B027 - most backends plan on the host
+        """Prepare what all layers of this step share.
+
+        Under a CUDA graph it is called before the capture and before each replay, with the graph's
+        own tensors: it may only write into memory that the captured kernels read.
+        """
+
+    def write(self, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> None:
+        """Put this step's keys and values, [tokens, kv_heads, head_dim] each, into the cache."""
+        out_slots = current_batch().out_slots.long()
+        for cache, new in ((self.k_cache, k), (self.v_cache, v)):
+            layer = cache[spec.layer_id]
+            layer.index_copy_(0, out_slots, new.to(layer.dtype))
 
     @abstractmethod
-    def plan(self, batch: ForwardBatch) -> None:
-        """Prepare what all layers of this step share."""
-
-    @abstractmethod
-    def forward(
+    def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
     ) -> torch.Tensor:
-        """Write k and v into the cache, then attend.
+        """Attention of this step's tokens, whose keys and values are in the cache already.
 
         q: [tokens, num_heads, head_dim]; k, v: [tokens, num_kv_heads, head_dim]; rope is already
             applied.
@@ -47,15 +89,21 @@ class AttentionBackend(ABC):
         """
 
 
-_current: AttentionBackend | None = None
+@dataclass(frozen=True)
+class _Forward:
+    backend: AttentionBackend
+    batch: ForwardBatch
+
+
+_current: _Forward | None = None
 
 
 @contextmanager
-def forward_context(backend: AttentionBackend) -> Iterator[None]:
-    """Make `backend` the one that attention layers use, for the duration of one forward pass."""
+def forward_context(backend: AttentionBackend, batch: ForwardBatch) -> Iterator[None]:
+    """Make `backend` and `batch` those of the layers, for the duration of one forward pass."""
     global _current
     assert _current is None, "forward passes do not nest"
-    _current = backend
+    _current = _Forward(backend, batch)
     try:
         yield
     finally:
@@ -64,5 +112,14 @@ def forward_context(backend: AttentionBackend) -> Iterator[None]:
 
 def current_backend() -> AttentionBackend:
     """The backend of the running forward pass."""
+    return _running().backend
+
+
+def current_batch() -> ForwardBatch:
+    """What the running forward pass computes."""
+    return _running().batch
+
+
+def _running() -> _Forward:
     assert _current is not None, "attention is computed inside forward_context"
     return _current

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
 @dataclass(frozen=True)
 class ForwardBatch:
-    """The tokens of one step, flattened: one of each decoding request, then the prefill chunks.
+    """The tokens of one step, flattened: one of each decoding sequence, then the prefill chunks.
 
     Token `i` of the step has its key and value written to slot `out_slots[i]`. Sequence `s` owns
     row `rows[s]` of `page_table`, whose first `seq_lens[s]` entries are the slots of all its
-    tokens, those of this step included.
+    tokens, those of this step included. Under a CUDA graph the device's tensors are padded: a
+    padding sequence has one token, which lies in the spare slot behind the pool.
 
-    input_ids, positions, out_slots: [tokens] int64, on the model's device
-    rows: [sequences] int64, on the model's device
-    page_table: [max rows, max context] int32, on the model's device
-    seq_lens, query_lens: host lists, one entry a sequence; `query_lens` is 1 for a decoding one
+    On the model's device (int64 on a CPU, int32 on a GPU):
+    input_ids, positions, out_slots: [tokens]
+    rows, seq_lens_device: [sequences]
+    query_starts: [sequences + 1], the first token of each sequence in the step
+    page_table: [max rows, max context] int32
+    plan: what the attention backend's `plan_host` returned, int32
+
+    On the host:
+    seq_lens, query_lens: [sequences] int32; `query_lens` is 1 for a decoding one
     num_decodes: how many of the sequences, the first ones, decode
     """
 
@@ -26,7 +33,10 @@ class ForwardBatch:
     positions: torch.Tensor
     out_slots: torch.Tensor
     rows: torch.Tensor
+    seq_lens_device: torch.Tensor
+    query_starts: torch.Tensor
     page_table: torch.Tensor
-    seq_lens: list[int]
-    query_lens: list[int]
+    seq_lens: np.ndarray
+    query_lens: np.ndarray
     num_decodes: int
+    plan: torch.Tensor | None = None

@@ -50,25 +50,22 @@ class _PrefillPlan:
 
 
 class TorchNativeBackend(AttentionBackend):
-    """k_cache, v_cache: one tensor a layer, [slots + 1, kv_heads, head_dim]; the last is spare."""
+    """Any device, any shape; neither windows nor grouping cost a copy."""
 
     def __init__(self, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]) -> None:
-        self._k_cache = k_cache
-        self._v_cache = v_cache
+        super().__init__(k_cache, v_cache)
         self._step: _Step | None = None
 
     def plan(self, batch: ForwardBatch) -> None:
-        self._step = _Step(batch, spare_slot=self._k_cache[0].shape[0] - 1)
+        self._step = _Step(batch, spare_slot=self.k_cache[0].shape[0] - 1)
 
-    def forward(
+    def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
     ) -> torch.Tensor:
-        assert self._step is not None, "plan comes before forward"
-        step, batch = self._step, self._step.batch
-        k_cache, v_cache = self._k_cache[spec.layer_id], self._v_cache[spec.layer_id]
-        k_cache.index_copy_(0, batch.out_slots, k.to(k_cache.dtype))
-        v_cache.index_copy_(0, batch.out_slots, v.to(v_cache.dtype))
-        decodes = batch.num_decodes
+        assert self._step is not None, "plan comes before attend"
+        step = self._step
+        k_cache, v_cache = self.k_cache[spec.layer_id], self.v_cache[spec.layer_id]
+        decodes = step.batch.num_decodes
         if not step.prefills:
             return _decode(q, k_cache, v_cache, step.decode_plan(spec.sliding_window, q), spec)
         out = torch.empty_like(q)
@@ -95,8 +92,9 @@ class _Step:
     def prefills(self) -> list[_PrefillPlan]:
         batch, plans, start = self.batch, [], self.batch.num_decodes
         for s in range(batch.num_decodes, len(batch.seq_lens)):
-            end = start + batch.query_lens[s]
-            plans.append(_PrefillPlan(start, end, batch.seq_lens[s] - batch.query_lens[s], s))
+            end = start + int(batch.query_lens[s])
+            prefix = int(batch.seq_lens[s] - batch.query_lens[s])
+            plans.append(_PrefillPlan(start, end, prefix, s))
             start = end
         return plans
 
@@ -116,7 +114,7 @@ class _Step:
 
     def _plan_decode(self, window: int | None, like: torch.Tensor) -> _DecodePlan:
         device = like.device
-        ends = torch.tensor(self.batch.seq_lens[: self.batch.num_decodes], device=device)
+        ends = self.batch.seq_lens_device[: self.batch.num_decodes].long()
         starts = torch.zeros_like(ends) if window is None else (ends - window).clamp(min=0)
         lengths = ends - starts
         length = _block_length(lengths)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from .radix_cache import Match, Node, RadixCache
 from .slot_allocator import SlotAllocator
+
+_NOTHING = np.empty(0, dtype=np.int32)
 
 
 @dataclass
@@ -37,7 +38,8 @@ class Sequence:
 class KVCache:
     """Slots, page table and radix tree of one rank; free + cached + held = total at all times.
 
-    `page_table` [max_sequences, max_length] int32 lives on the host.
+    `table` [max_sequences, max_length] int32 is the page table. With `track_changes` a copy of it
+    can be kept current elsewhere, by `take_table_changes`.
     """
 
     def __init__(
@@ -48,16 +50,17 @@ class KVCache:
         *,
         page_size: int = 1,
         disable_radix_cache: bool = False,
+        track_changes: bool = False,
     ) -> None:
         self.page_size = page_size
         self.disabled = disable_radix_cache
         self.allocator = SlotAllocator(total_tokens, page_size)
         self.tree = RadixCache(self.allocator)
         columns = -(-max_length // page_size) * page_size
-        self._rows = np.zeros((max_sequences, columns), dtype=np.int32)
-        self.page_table = torch.from_numpy(self._rows)
+        self.table = np.zeros((max_sequences, columns), dtype=np.int32)
         self._free_rows = list(range(max_sequences - 1, -1, -1))
         self.held_tokens = 0
+        self._changes: list[np.ndarray] | None = [] if track_changes else None
 
     # ===== sizes, in tokens =====
 
@@ -94,7 +97,7 @@ class KVCache:
     def match(self, tokens: np.ndarray) -> Match:
         """The longest cached prefix of `tokens` [n] int32."""
         if self.disabled:
-            return Match(np.empty(0, dtype=np.int32), self.tree.root)
+            return Match(_NOTHING, self.tree.root)
         return self.tree.match(tokens)
 
     def match_length(self, tokens: np.ndarray) -> int:
@@ -106,7 +109,8 @@ class KVCache:
         row = self._free_rows.pop()
         self.tree.lock(match.node)
         length = len(match)
-        self._rows[row, :length] = match.slots
+        self.table[row, :length] = match.slots
+        self._changed(row, 0, length)
         return Sequence(row, match.node, cached=length, computed=length, allocated=length)
 
     def grow(self, sequence: Sequence, length: int) -> bool:
@@ -121,14 +125,50 @@ class KVCache:
                 return False
         slots = self.allocator.allocate(missing)
         end = sequence.allocated + missing
-        self._rows[sequence.row, sequence.allocated : end] = slots
+        self.table[sequence.row, sequence.allocated : end] = slots
+        self._changed(sequence.row, sequence.allocated, end)
         sequence.allocated = end
         self.held_tokens += missing
         return True
 
+    def grow_by_one(self, sequences: list[Sequence], lengths: np.ndarray) -> bool:
+        """Give each of `sequences` a slot for its last token, of `lengths` [n] int32; all or none.
+
+        These slots are not among the table's changes: a decode step brings its own.
+        """
+        full = [s for s, n in zip(sequences, lengths.tolist(), strict=True) if s.allocated < n]
+        missing = len(full) * self.page_size
+        if missing > self.allocator.free_tokens:
+            self.tree.evict(missing - self.allocator.free_tokens)
+            if missing > self.allocator.free_tokens:
+                return False
+        if not full:
+            return True
+        slots = self.allocator.allocate(missing).reshape(-1, self.page_size)
+        rows = np.array([s.row for s in full])
+        columns = np.array([s.allocated for s in full])[:, None] + np.arange(self.page_size)
+        self.table[rows[:, None], columns] = slots
+        for sequence in full:
+            sequence.allocated += self.page_size
+        self.held_tokens += missing
+        return True
+
+    def take_table_changes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Entries of the flattened page table written since the last call: indices and slots."""
+        if not self._changes:
+            return _NOTHING, _NOTHING
+        indices = np.concatenate(self._changes)
+        self._changes.clear()
+        return indices, self.table.reshape(-1)[indices]
+
+    def _changed(self, row: int, start: int, end: int) -> None:
+        if self._changes is not None and start < end:
+            first = row * self.table.shape[1]
+            self._changes.append(np.arange(first + start, first + end, dtype=np.int32))
+
     def slots(self, sequence: Sequence, start: int, end: int) -> np.ndarray:
         """The slots of tokens [start, end): a view [end - start] int32."""
-        return self._rows[sequence.row, start:end]
+        return self.table[sequence.row, start:end]
 
     def publish(self, sequence: Sequence, tokens: np.ndarray) -> None:
         """Let others use what `sequence` has computed; `tokens` [>= computed] int32 are its text.
@@ -147,7 +187,8 @@ class KVCache:
         self.tree.lock(match.node)
         self.tree.unlock(sequence.node)
         self._free_own(self.slots(sequence, sequence.cached, known))
-        self._rows[sequence.row, sequence.cached : whole] = match.slots[sequence.cached :]
+        self.table[sequence.row, sequence.cached : whole] = match.slots[sequence.cached :]
+        self._changed(sequence.row, sequence.cached, known)
         self.held_tokens -= whole - known
         sequence.node, sequence.cached = match.node, whole
 

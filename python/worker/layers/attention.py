@@ -17,4 +17,6 @@ class Attention(nn.Module):
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """q: [tokens, num_heads, head_dim]; k, v: [tokens, num_kv_heads, head_dim]. Returns q's."""
-        return current_backend().forward(q, k, v, self.spec)
+        backend = current_backend()
+        backend.write(k, v, self.spec)
+        return backend.attend(q, k, v, self.spec)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..attention.base import forward_context
 from ..attention.batch import ForwardBatch
-from ..attention.registry import attention_backend
+from ..attention.registry import attention_backend, default_backend
 from ..models.config import ModelConfig, load_model_config
 from ..models.registry import build_model
 from ..sampling.batch import SamplingBatch
 from ..sampling.sampler import sample
+from .batches import BatchBuilder, Uploader
+from .cuda_graphs import DecodeGraphs
 from .device import choose_device, choose_dtype, free_memory, set_threads
 from .kv_pool import KVPool, pool_tokens
+from .step_input import PendingTokens, StepInput
 from .weights import load_weights
 
 Progress = Callable[[str, float], None]
@@ -75,32 +79,104 @@ class ModelRunner:
             dtype=self.dtype,
             device=self.device,
         )
-        self._backend = attention_backend(backend or "torch_native", self.pool.k, self.pool.v)
+        self._backend = attention_backend(
+            backend or default_backend(self.device), self.pool.k, self.pool.v
+        )
+        self._graphs: DecodeGraphs | None = None
 
     def _bytes_per_token(self) -> int:
         config = self.config
         return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.dtype.itemsize
 
-    @torch.inference_mode()
-    def logits(self, batch: ForwardBatch, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits [rows, vocab] float32 of the batch's tokens `rows` [rows] int64, or of all."""
-        hidden = self._hidden(batch)
-        if rows is not None:
-            hidden = hidden.index_select(0, rows)
-        return self.model.compute_logits(hidden)
+    # ===== batches =====
+
+    def set_page_table(self, table: np.ndarray) -> None:
+        """Take the host's page table [max rows, max context] int32: its size, and on a CPU the
+        table itself. A GPU has its own, with a spare row behind, which `StepInput` keeps current.
+        """
+        rows, columns = table.shape
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
+            page_table = torch.from_numpy(table)
+        else:
+            page_table = torch.zeros((rows + 1, columns), dtype=torch.int32, device=self.device)
+        self.next_tokens = torch.zeros(
+            rows + 1, dtype=torch.int64 if on_cpu else torch.int32, device=self.device
+        )
+        self._page_table = page_table
+        self._uploader = None if on_cpu else Uploader(self.device)
+        self._batches = BatchBuilder(self._backend, page_table, self.next_tokens, self._uploader)
+
+    def capture_graphs(self, batch_sizes: Sequence[int], progress: Progress) -> None:
+        """Capture decode steps of these sizes, where device and attention backend can."""
+        if self._uploader is None or not self._backend.supports_graphs or not batch_sizes:
+            return
+        with torch.inference_mode():
+            self._graphs = DecodeGraphs(
+                self._hidden,
+                self._backend,
+                self._page_table,
+                self.next_tokens,
+                self._uploader,
+                batch_sizes=batch_sizes,
+                spare_row=len(self._page_table) - 1,
+                spare_slot=self.total_tokens,
+                progress=lambda fraction: progress("capturing CUDA graphs", fraction),
+            )
+
+    # ===== steps =====
 
     @torch.inference_mode()
-    def forward(
-        self, batch: ForwardBatch, rows: torch.Tensor | None, sampling: SamplingBatch | None
-    ) -> list[int]:
-        """Compute a step and sample: one token for each of `rows`."""
-        if rows is not None and not len(rows):  # nothing but unfinished prompt chunks
-            self._hidden(batch)
-            return []
-        return sample(self.logits(batch, rows), sampling).tolist()
+    def launch(self, step: StepInput) -> PendingTokens:
+        """Start computing `step` and sampling; returns before a GPU is done.
+
+        Steps are computed in the order of their launches.
+        """
+        if self._graphs is not None and self._graphs.fits(step):
+            if len(step.table_indices):
+                assert self._uploader is not None
+                self._batches.update_page_table(
+                    *self._uploader.upload([step.table_indices, step.table_slots])
+                )
+            hidden, rows = self._graphs.replay(step)
+        else:
+            batch, logit_rows, rows = self._batches.build(step)
+            hidden = self._hidden(batch)
+            if not len(step.sampled):  # nothing but chunks that do not end their prompt
+                return _Tokens(rows)
+            hidden = hidden.index_select(0, logit_rows)
+        sampling = None
+        if step.sampling is not None:
+            sampling = SamplingBatch.build(step.sampling, self.config.vocab_size, self.device)
+        tokens = sample(self.model.compute_logits(hidden), sampling)
+        self.next_tokens.index_put_((rows,), tokens.to(self.next_tokens.dtype))
+        return _Tokens(tokens)
+
+    @torch.inference_mode()
+    def logits(self, step: StepInput) -> torch.Tensor:
+        """Logits [tokens, vocab] float32 after every token of `step`."""
+        batch, *_ = self._batches.build(step)
+        return self.model.compute_logits(self._hidden(batch)).float()
 
     def _hidden(self, batch: ForwardBatch) -> torch.Tensor:
         """Write the batch's keys and values; returns [tokens, hidden] after the final norm."""
-        self._backend.plan(batch)
-        with forward_context(self._backend):
+        with forward_context(self._backend, batch):
             return self.model(batch.input_ids, batch.positions)
+
+
+class _Tokens:
+    """Sampled tokens on their way to the host."""
+
+    def __init__(self, tokens: torch.Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._tokens = tokens
+        if tokens.is_cuda and len(tokens):
+            self._tokens = torch.empty(len(tokens), dtype=tokens.dtype, pin_memory=True)
+            self._tokens.copy_(tokens, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def wait(self) -> list[int]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._tokens.tolist()

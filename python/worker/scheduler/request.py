@@ -14,7 +14,8 @@ from ..messages import FinishReason, SamplingParams, TokenChunk
 class Request:
     """Prompt and answer in one token buffer, and the slots that hold their keys and values.
 
-    `tokens[:length]` is the text so far; its first `prompt_length` tokens are the prompt.
+    `tokens[:length]` is the text so far; its first `prompt_length` tokens are the prompt, and its
+    last `pending` tokens are still being computed: the device knows them, the host does not.
     `sequence` is None while the request waits. `cached_tokens` is what the prompt found in the
     cache when it was first admitted. `passed_over` counts the steps in which a request that came
     later was admitted before it.
@@ -29,6 +30,7 @@ class Request:
     stream_interval: int
     tokens: np.ndarray = field(repr=False)
     length: int
+    pending: int = 0
     sequence: Sequence | None = None
     cached_tokens: int = 0
     admitted_before: bool = False
@@ -67,8 +69,8 @@ class Request:
 
     @property
     def text(self) -> np.ndarray:
-        """Prompt and answer so far: [length] int32."""
-        return self.tokens[: self.length]
+        """Prompt and answer so far, as far as the host knows them: [length - pending] int32."""
+        return self.tokens[: self.length - self.pending]
 
     @property
     def output_length(self) -> int:
@@ -76,17 +78,22 @@ class Request:
 
     @property
     def remaining_tokens(self) -> int:
-        """How many tokens it may still generate."""
+        """How many tokens it may still generate, after the pending ones."""
         return self.sampling.max_new_tokens - self.output_length
 
-    def append(self, token: int) -> None:
-        """Take a generated token; sets `finish` if it is the last."""
-        self.tokens[self.length] = token
+    def expect_token(self) -> None:
+        """The next token is being computed."""
         self.length += 1
+        self.pending += 1
+
+    def take_token(self, token: int) -> None:
+        """The oldest pending token is there; sets `finish` if it is the last."""
+        self.tokens[self.length - self.pending] = token
+        self.pending -= 1
         self.unsent.append(token)
         if token in self.stop_token_ids:
             self.finish = FinishReason("stop", matched=token)
-        elif self.remaining_tokens == 0:
+        elif self.remaining_tokens + self.pending == 0:
             self.finish = FinishReason("length")
 
     @property

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
 from ..cache.kv_cache import KVCache
 from ..cache.radix_cache import common_prefix_length
 from ..messages import FinishReason, GenerateRequest, SchedulerState, TokenChunk
+from ..runtime.step_input import PendingTokens
 from .admission import RESERVE_LIMIT, NewTokenEstimate
 from .policy import POLICIES
 from .request import Request
@@ -40,6 +42,15 @@ class SchedulerOptions:
     schedule_conservativeness: float
     random_seed: int | None
     eos_token_ids: tuple[int, ...]
+    overlap: bool = False
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A step that was launched: the requests that get a token, and the tokens to come."""
+
+    requests: list[Request]
+    tokens: PendingTokens
 
 
 @dataclass
@@ -59,11 +70,13 @@ class Scheduler:
     is in the middle of it), decodes (`running`), and ends; when memory runs out it is retracted to
     `waiting`.
 
-    `forward` computes a step and returns a token for each of `step.sampled`.
+    `launch` starts computing a step, which ends with a token for each of `step.sampled`. With
+    `options.overlap` the next step is planned and launched before the tokens of the last one are
+    looked at. Such a step may hold a request that turns out to have ended: its token is dropped.
     """
 
     def __init__(
-        self, cache: KVCache, forward: Callable[[Step], list[int]], options: SchedulerOptions
+        self, cache: KVCache, launch: Callable[[Step], PendingTokens], options: SchedulerOptions
     ) -> None:
         self.cache = cache
         self.options = options
@@ -71,7 +84,9 @@ class Scheduler:
         self.running: list[Request] = []
         self.partial: Request | None = None
         self.counters = Counters()
-        self._forward = forward
+        self._launch = launch
+        self._flight: _Flight | None = None
+        self._chunks: list[TokenChunk] = []
         self._requests: dict[str, Request] = {}
         self._policy = POLICIES[options.schedule_policy]
         self._estimate = NewTokenEstimate(options.schedule_conservativeness)
@@ -124,20 +139,28 @@ class Scheduler:
     # ===== a step =====
 
     def step(self) -> list[TokenChunk]:
-        """Plan a batch, compute it, and take its tokens."""
+        """Plan a batch and launch it; returns the tokens that have come: its own or the last's."""
         step = self._plan()
-        if step is None:
-            return []
-        try:
-            tokens = self._forward(step)
-        except Exception as error:
-            return self._fail(step, error)
-        self._failed_steps = 0
-        return self._take(step, tokens)
+        flight = None
+        if step is not None:
+            try:
+                flight = _Flight(step.sampled, self._launch(step))
+            except Exception as error:
+                self._fail(step, error)
+            else:
+                self._failed_steps = 0
+                self._account(step)
+        last, self._flight = self._flight, flight
+        if last is not None:
+            self._take(last)
+        if not self.options.overlap:
+            self._settle()
+        chunks, self._chunks = self._chunks, []
+        return chunks
 
     def _plan(self) -> Step | None:
         """Prefill and decode take turns while there is both, so that neither waits for long."""
-        decodes = list(self.running)
+        decodes = self._decodes()
         if not (self._prefilled_last and decodes):
             prefills = self._plan_prefill()
             if prefills:
@@ -146,12 +169,16 @@ class Scheduler:
                 return Step([r for r in decodes if self._grow(r)] if mixed else [], prefills)
         self._prefilled_last = False
         self._make_room()
-        if self.running:
-            return Step(list(self.running), [])
-        if self.is_idle:
+        if decodes := self._decodes():
+            return Step(decodes, [])
+        if not self._requests:
             self._estimate.when_idle()
             self.cache.check()
         return None
+
+    def _decodes(self) -> list[Request]:
+        """Running requests that want another token than the pending ones."""
+        return [request for request in self.running if request.remaining_tokens > 0]
 
     # ===== does it fit? =====
 
@@ -247,9 +274,15 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """A slot for the next token of each running request, oldest first; others are retracted."""
-        self.running.sort(key=lambda request: request.arrival)
+        decodes = self._decodes()
+        lengths = np.array([request.length for request in decodes], dtype=np.int32)
+        if self.cache.grow_by_one([sequence_of(request) for request in decodes], lengths):
+            if decodes:
+                self._estimate.after_decode()
+            return
+        self._settle()  # requests may turn out to have ended; those that are left hide no token
         retracted = False
-        for request in list(self.running):
+        for request in sorted(self.running, key=lambda request: request.arrival):
             while request.sequence is not None and not self._grow(request):
                 self._retract(self._victim())
                 retracted = True
@@ -274,37 +307,46 @@ class Scheduler:
 
     # ===== is it finished? =====
 
-    def _take(self, step: Step, tokens: list[int]) -> list[TokenChunk]:
-        """Account for a computed step; returns what its requests have to say."""
+    def _account(self, step: Step) -> None:
+        """A launched step counts as computed: later ones are computed after it."""
         for chunk in step.prefills:
             sequence_of(chunk.request).computed = chunk.end
             self.cache.publish(sequence_of(chunk.request), chunk.request.text)
         for request in step.decodes:
             sequence_of(request).computed = request.length
-        chunks = []
-        for request, token in zip(step.sampled, tokens, strict=True):
-            request.append(token)
+        for request in step.sampled:
+            request.expect_token()
+
+    def _take(self, flight: _Flight) -> None:
+        """Hand the tokens of a launched step, once they are there, to its requests."""
+        for request, token in zip(flight.requests, flight.tokens.wait(), strict=True):
+            if self._requests.get(request.rid) is not request:
+                continue  # it has ended meanwhile
+            request.take_token(token)
             self.counters.generated_tokens += 1
             if request.finish is not None:
                 self._leave(request)
             if request.wants_to_send:
-                chunks.append(request.take_chunk())
-        return chunks
+                self._chunks.append(request.take_chunk())
 
-    def _fail(self, step: Step, error: Exception) -> list[TokenChunk]:
+    def _settle(self) -> None:
+        """Take what is in flight: no token is pending afterwards."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._take(flight)
+
+    def _fail(self, step: Step, error: Exception) -> None:
         """A step that could not be computed costs its own requests, not the process."""
         self._failed_steps += 1
         if self._failed_steps >= FAILED_STEPS_LIMIT:
             raise error
         logger.exception("a step failed; its requests are aborted")
-        chunks = []
         for request in step.requests:
             request.finish = FinishReason(
                 "abort", message=f"The engine failed: {error}", status=500
             )
             self._leave(request)
-            chunks.append(request.take_chunk())
-        return chunks
+            self._chunks.append(request.take_chunk())
 
     # ===== book-keeping =====
 

@@ -8,13 +8,20 @@ from ..cache.kv_cache import KVCache
 from ..config import ServerArgs
 from ..embedded_models import resolve_model_path
 from ..messages import Ready
+from ..runtime.cuda_graphs import graph_batch_sizes
 from ..runtime.model_runner import ModelRunner
+from ..runtime.step_input import PendingTokens
 from .scheduler import Scheduler, SchedulerOptions
-from .step import Step, forward_batch, logit_rows, sampling_batch
+from .step import Step, step_input
 
 # Defaults that depend on the device: (CPU, GPU).
 _CHUNKED_PREFILL_SIZE = (512, 8192)
 _MAX_RUNNING_REQUESTS = (256, 4096)
+
+_CUDA_GRAPH_MAX_BS = 512
+
+# A page table's entries are numbered with 32 bits.
+_PAGE_TABLE_LIMIT = 2**31
 
 
 def build_scheduler(
@@ -38,11 +45,13 @@ def build_scheduler(
     on_gpu = runner.device.type != "cpu"
     context_length = min(runner.context_length, runner.total_tokens)
     max_running = args.max_running_requests or _MAX_RUNNING_REQUESTS[on_gpu]
+    max_running = min(max_running, _PAGE_TABLE_LIMIT // (context_length + args.page_size) - 2)
     chunk_size = args.chunked_prefill_size or _CHUNKED_PREFILL_SIZE[on_gpu]
     cache = KVCache(
         runner.total_tokens,
         max_sequences=max_running + 1,
         max_length=context_length,
+        track_changes=on_gpu,
         page_size=args.page_size,
         disable_radix_cache=args.disable_radix_cache,
     )
@@ -55,6 +64,7 @@ def build_scheduler(
         schedule_policy=args.schedule_policy,
         schedule_conservativeness=args.schedule_conservativeness,
         random_seed=args.random_seed,
+        overlap=on_gpu and not args.disable_overlap_schedule,
         eos_token_ids=runner.config.eos_token_ids,
     )
     ready = Ready(
@@ -68,13 +78,18 @@ def build_scheduler(
         weights_bytes=runner.weights_bytes,
         kv_cache_bytes=runner.pool.nbytes,
     )
-    return Scheduler(cache, _forward(runner, cache), options), ready
+    runner.set_page_table(cache.table)
+    runner.capture_graphs(_graph_batch_sizes(args, max_running), progress)
+
+    def launch(step: Step) -> PendingTokens:
+        return runner.launch(step_input(step, cache))
+
+    return Scheduler(cache, launch, options), ready
 
 
-def _forward(runner: ModelRunner, cache: KVCache) -> Callable[[Step], list[int]]:
-    def forward(step: Step) -> list[int]:
-        batch = forward_batch(step, cache, runner.device)
-        sampling = sampling_batch(step, runner.config.vocab_size, runner.device)
-        return runner.forward(batch, logit_rows(step, runner.device), sampling)
-
-    return forward
+def _graph_batch_sizes(args: ServerArgs, max_running: int) -> list[int]:
+    if args.disable_cuda_graph:
+        return []
+    largest = args.cuda_graph_max_bs or _CUDA_GRAPH_MAX_BS
+    sizes = args.cuda_graph_bs or graph_batch_sizes(largest)
+    return sorted({min(size, max_running) for size in sizes})

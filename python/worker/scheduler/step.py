@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from ..attention.batch import ForwardBatch
 from ..cache.kv_cache import KVCache, Sequence
-from ..sampling.batch import SamplingBatch, SamplingRow, noise_key
+from ..runtime.step_input import StepInput
+from ..sampling.batch import SamplingRow, noise_key
 from .request import Request
 
 
@@ -52,52 +51,46 @@ def sequence_of(request: Request) -> Sequence:
     return request.sequence
 
 
-def forward_batch(step: Step, cache: KVCache, device: torch.device) -> ForwardBatch:
-    """The tensors of `step`'s forward pass."""
-    spans = [(sequence_of(r), r, r.length - 1, r.length) for r in step.decodes]
-    spans += [(sequence_of(c.request), c.request, c.start, c.end) for c in step.prefills]
-
-    def on_device(parts: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(
-            device, non_blocking=True
-        )
-
-    seq_lens = [end for *_, end in spans]
-    rows = torch.tensor([sequence.row for sequence, *_ in spans])
-    page_table = cache.page_table
-    if device.type != "cpu":
-        page_table = page_table[rows, : max(seq_lens)].to(device)
-        rows = torch.arange(len(spans), device=device)
-    return ForwardBatch(
-        input_ids=on_device([request.tokens[start:end] for _, request, start, end in spans]),
-        positions=on_device([np.arange(start, end) for _, _, start, end in spans]),
-        out_slots=on_device([cache.slots(seq, start, end) for seq, _, start, end in spans]),
-        rows=rows,
-        page_table=page_table,
+def step_input(step: Step, cache: KVCache) -> StepInput:
+    """`step` as the runtime wants it."""
+    decodes = len(step.decodes)
+    lengths = [request.length for request in step.decodes]
+    lengths += [chunk.end for chunk in step.prefills]
+    rows = [sequence_of(request).row for request in step.decodes]
+    rows += [sequence_of(chunk.request).row for chunk in step.prefills]
+    queries = np.ones(len(rows), dtype=np.int32)
+    queries[decodes:] = [len(chunk) for chunk in step.prefills]
+    row_array, seq_lens = np.array(rows, dtype=np.int32), np.array(lengths, dtype=np.int32)
+    slots = [cache.table[row_array[:decodes], seq_lens[:decodes] - 1]]
+    slots += [cache.slots(sequence_of(c.request), c.start, c.end) for c in step.prefills]
+    last = [i for i, chunk in enumerate(step.prefills, start=decodes) if chunk.is_last]
+    indices, changed = cache.take_table_changes()
+    return StepInput(
+        rows=row_array,
         seq_lens=seq_lens,
-        query_lens=[end - start for _, _, start, end in spans],
-        num_decodes=len(step.decodes),
+        query_lens=queries,
+        num_decodes=decodes,
+        prompt_ids=_concatenated([c.request.tokens[c.start : c.end] for c in step.prefills]),
+        out_slots=_concatenated(slots),
+        sampled=np.array([*range(decodes), *last], dtype=np.int32),
+        sampling=_sampling_rows(step),
+        table_indices=indices,
+        table_slots=changed,
     )
 
 
-def logit_rows(step: Step, device: torch.device) -> torch.Tensor | None:
-    """Indices [sampled] of the tokens whose logits are wanted; None if that is every token."""
-    if not step.prefills:
-        return None
-    rows = list(range(len(step.decodes)))
-    end = len(step.decodes)
-    for chunk in step.prefills:
-        end += len(chunk)
-        if chunk.is_last:
-            rows.append(end - 1)
-    return torch.tensor(rows, dtype=torch.int64).to(device, non_blocking=True)
+def _concatenated(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
 
 
-def sampling_batch(step: Step, vocab_size: int, device: torch.device) -> SamplingBatch | None:
+def _sampling_rows(step: Step) -> list[SamplingRow] | None:
     """How `step`'s logits become tokens; None if all of them greedily."""
+    requests = step.sampled
+    if all(request.sampling.temperature == 0.0 for request in requests):
+        return None
     rows = []
-    for request in step.sampled:
+    for request in requests:
         wanted = request.sampling
         key = 0 if wanted.temperature == 0.0 else noise_key(request.seed, request.output_length)
         rows.append(SamplingRow(wanted.temperature, wanted.top_p, wanted.top_k, wanted.min_p, key))
-    return SamplingBatch.build(rows, vocab_size, device) if rows else None
+    return rows

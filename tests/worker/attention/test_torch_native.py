@@ -1,11 +1,13 @@
 """The torch backend equals plain softmax attention, over any batch of decodes and prompt chunks."""
 
+import itertools
 import random
 
+import numpy as np
 import pytest
 import torch
 
-from worker.attention.base import AttentionSpec
+from worker.attention.base import AttentionSpec, forward_context
 from worker.attention.batch import ForwardBatch
 from worker.attention.torch_native import TorchNativeBackend, attend, attend_reference
 
@@ -46,8 +48,10 @@ class Scene:
             out_slots=torch.cat(out_slots),
             rows=self.rows,
             page_table=self.page_table,
-            seq_lens=[before + new for before, new in lengths],
-            query_lens=[new for _, new in lengths],
+            seq_lens_device=torch.tensor([before + new for before, new in lengths]),
+            query_starts=torch.tensor([0, *itertools.accumulate(new for _, new in lengths)]),
+            seq_lens=np.array([before + new for before, new in lengths], dtype=np.int32),
+            query_lens=np.array([new for _, new in lengths], dtype=np.int32),
             num_decodes=decodes,
         )
 
@@ -61,7 +65,9 @@ class Scene:
         ]
         k = torch.cat([k for k, _ in new]).to(dtype)
         v = torch.cat([v for _, v in new]).to(dtype)
-        out = backend.forward(self.q.to(dtype), k, v, self.spec)
+        with forward_context(backend, self.batch):
+            backend.write(k, v, self.spec)
+            out = backend.attend(self.q.to(dtype), k, v, self.spec)
         assert torch.equal(k_cache[self.batch.out_slots], k)
         assert torch.equal(v_cache[self.batch.out_slots], v)
         return out.float()

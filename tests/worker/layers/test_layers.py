@@ -16,6 +16,8 @@ from worker.layers.embedding import LMHead, TokenEmbedding
 from worker.layers.linear import Linear, QKVLinear
 from worker.layers.norm import QKNorm, RMSNorm
 
+from ..models.dense_attention import NO_BATCH
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
@@ -106,11 +108,12 @@ def test_a_tied_head_multiplies_with_the_embedding() -> None:
 
 class _Recording(AttentionBackend):
     def __init__(self) -> None:
+        super().__init__([], [])
         self.specs: list[AttentionSpec] = []
 
-    def plan(self, batch) -> None: ...
+    def write(self, k, v, spec) -> None: ...
 
-    def forward(self, q, k, v, spec):
+    def attend(self, q, k, v, spec):
         self.specs.append(spec)
         return q + v
 
@@ -118,7 +121,7 @@ class _Recording(AttentionBackend):
 @pytest.fixture
 def backend() -> Iterator[_Recording]:
     recording = _Recording()
-    with forward_context(recording):
+    with forward_context(recording, NO_BATCH):
         yield recording
 
 

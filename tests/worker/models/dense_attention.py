@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from worker.attention.base import AttentionBackend, AttentionSpec, forward_context
 from worker.attention.batch import ForwardBatch
 from worker.models.decoder import Decoder
 
+_NONE = torch.empty(0, dtype=torch.int64)
+_NO_LENGTHS = np.empty(0, dtype=np.int32)
+
+# This backend is for one sequence, without a page table.
+NO_BATCH = ForwardBatch(
+    input_ids=_NONE,
+    positions=_NONE,
+    out_slots=_NONE,
+    rows=_NONE,
+    seq_lens_device=_NONE,
+    query_starts=_NONE,
+    page_table=_NONE,
+    seq_lens=_NO_LENGTHS,
+    query_lens=_NO_LENGTHS,
+    num_decodes=0,
+)
+
 
 class DenseAttention(AttentionBackend):
     """Appends each layer's keys and values, and attends with an explicit mask."""
 
     def __init__(self) -> None:
+        super().__init__([], [])
         self._cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def plan(self, batch: ForwardBatch) -> None:
-        raise AssertionError("this backend is for one sequence, without a page table")
+    def write(self, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> None: ...
 
-    def forward(
+    def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
     ) -> torch.Tensor:
         if spec.layer_id in self._cache:
@@ -42,7 +60,7 @@ def logits(model: Decoder, token_ids: list[int], step: int | None = None) -> tor
     backend, parts = DenseAttention(), []
     tokens, positions = torch.tensor(token_ids), torch.arange(len(token_ids))
     step = step or len(token_ids)
-    with torch.inference_mode(), forward_context(backend):
+    with torch.inference_mode(), forward_context(backend, NO_BATCH):
         for ids, places in zip(tokens.split(step), positions.split(step), strict=True):
             parts.append(model.compute_logits(model(ids, places)))
     return torch.cat(parts)

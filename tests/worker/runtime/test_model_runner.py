@@ -9,7 +9,7 @@ from worker.runtime.device import DeviceError
 from worker.runtime.kv_pool import OutOfMemory, pool_tokens
 from worker.runtime.model_runner import ModelRunner
 from worker.scheduler.request import Request
-from worker.scheduler.step import PrefillChunk, Step, forward_batch, sequence_of
+from worker.scheduler.step import PrefillChunk, Step, sequence_of, step_input
 
 from ..checkpoints import FAMILIES, VOCAB_SIZE, hf_logits, hf_reference, make_checkpoint
 
@@ -22,6 +22,7 @@ class Texts:
     def __init__(self, runner: ModelRunner, lengths: list[int], page_size: int = 1) -> None:
         self.runner = runner
         self.cache = KVCache(runner.total_tokens, len(lengths), 128, page_size=page_size)
+        runner.set_page_table(self.cache.table)
         generator = torch.Generator().manual_seed(len(lengths))
         self.requests = []
         for i, length in enumerate(lengths):
@@ -45,7 +46,7 @@ class Texts:
             sequence: Sequence = sequence_of(self.requests[i])
             assert self.cache.grow(sequence, end)
             chunks.append(PrefillChunk(self.requests[i], start, end))
-        logits = self.runner.logits(forward_batch(Step([], chunks), self.cache, CPU))
+        logits = self.runner.logits(step_input(Step([], chunks), self.cache))
         for i, _, end in spans:
             sequence_of(self.requests[i]).computed = end
         return logits
@@ -91,7 +92,8 @@ def test_decoding_several_sequences_of_different_lengths(family):
     texts.compute([(0, 0, 59), (1, 0, 2), (2, 0, 24)])
     for request in texts.requests:
         assert texts.cache.grow(sequence_of(request), request.length)
-    logits = runner.logits(forward_batch(Step(texts.requests, []), texts.cache, CPU))
+        runner.next_tokens[sequence_of(request).row] = int(request.text[-1])
+    logits = runner.logits(step_input(Step(texts.requests, []), texts.cache))
     ends = [(i, request.length - 1, request.length) for i, request in enumerate(texts.requests)]
     torch.testing.assert_close(logits, expected(reference, texts, ends), atol=1e-4, rtol=0)
 

@@ -9,7 +9,7 @@ import numpy as np
 from worker.cache.kv_cache import KVCache
 from worker.messages import GenerateRequest, SamplingParams, TokenChunk
 from worker.scheduler.scheduler import Scheduler, SchedulerOptions
-from worker.scheduler.step import Step, sequence_of
+from worker.scheduler.step import Step, step_input
 
 VOCAB = 50
 
@@ -28,8 +28,18 @@ def expected_answer(prompt: list[int], max_new_tokens: int, eos: int | None = No
     return text[len(prompt) :]
 
 
+class FakeTokens:
+    def __init__(self, tokens: list[int]) -> None:
+        self._tokens = tokens
+
+    def wait(self) -> list[int]:
+        return self._tokens
+
+
 class FakeEngine:
     """A scheduler over a fake model. `steps` keeps what was computed; `answers` what came out."""
+
+    overlap = False
 
     def __init__(
         self,
@@ -49,6 +59,7 @@ class FakeEngine:
             "schedule_conservativeness": 1.0,
             "random_seed": 0,
             "eos_token_ids": (),
+            "overlap": FakeEngine.overlap,
         }
         self.options = SchedulerOptions(**(defaults | options))
         self.cache = KVCache(
@@ -58,32 +69,35 @@ class FakeEngine:
             page_size=page_size,
             disable_radix_cache=disable_radix_cache,
         )
-        self.scheduler = Scheduler(self.cache, self._forward, self.options)
+        self.scheduler = Scheduler(self.cache, self._launch, self.options)
         self.memory = np.full(total_tokens, -1, dtype=np.int32)
+        self.next_tokens = np.full(len(self.cache.table), -1, dtype=np.int32)
         self.steps: list[Step] = []
         self.computed_tokens = 0
         self.answers: dict[str, list[int]] = {}
         self.chunks: dict[str, list[TokenChunk]] = {}
         self.fail_next: Exception | None = None
 
-    def _forward(self, step: Step) -> list[int]:
+    def _launch(self, step: Step) -> FakeTokens:
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
             raise error
         self.steps.append(step)
-        for request in step.decodes:
-            self._compute(request, request.length - 1, request.length)
-        for chunk in step.prefills:
-            self._compute(chunk.request, chunk.start, chunk.end)
-        return [next_token(request.text) for request in step.sampled]
-
-    def _compute(self, request, start: int, end: int) -> None:
-        sequence = sequence_of(request)
-        slots = self.cache.slots(sequence, 0, end)
-        assert len(np.unique(slots)) == end
-        self.memory[slots[start:]] = request.tokens[start:end]
-        assert (self.memory[slots] == request.tokens[:end]).all(), "attention would read wrong KV"
-        self.computed_tokens += end - start
+        given = step_input(step, self.cache)
+        tokens = [self.next_tokens[given.rows[: given.num_decodes]], given.prompt_ids]
+        self.memory[given.out_slots] = np.concatenate(tokens)
+        requests = step.decodes + [chunk.request for chunk in step.prefills]
+        sampled = []
+        for i, (row, length) in enumerate(zip(given.rows, given.seq_lens, strict=True)):
+            slots = self.cache.table[row, :length]
+            assert len(np.unique(slots)) == length
+            text, known = self.memory[slots], requests[i].text[:length]
+            assert (text[: len(known)] == known).all(), "attention would read wrong KV"
+            if i in given.sampled:
+                self.next_tokens[row] = next_token(text)
+                sampled.append(int(self.next_tokens[row]))
+        self.computed_tokens += len(given.out_slots)
+        return FakeTokens(sampled)
 
     def add(
         self,

@@ -11,6 +11,12 @@ from worker.scheduler.scheduler import FAILED_STEPS_LIMIT
 from .fake_engine import FakeEngine, expected_answer
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["in turn", "overlapped"])
+def overlap(request, monkeypatch):
+    """Everything here holds whether or not a step is planned while the last one is computed."""
+    monkeypatch.setattr(FakeEngine, "overlap", request.param)
+
+
 def prompts(count: int, *, seed: int = 0, low: int = 1, high: int = 60) -> list[list[int]]:
     rng = random.Random(seed)
     return [[rng.randrange(50) for _ in range(rng.randint(low, high))] for _ in range(count)]
