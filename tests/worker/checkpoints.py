@@ -20,6 +20,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from worker.models.decoder import Decoder
+
 VOCAB_SIZE = 160
 
 _TINY: dict[str, Any] = {
@@ -114,6 +116,11 @@ def hf_logits(model: PreTrainedModel, token_ids: list[int]) -> torch.Tensor:
     """Logits after every token, [tokens, vocab] float32."""
     with torch.inference_mode():
         return model(torch.tensor([token_ids])).logits[0].float()
+
+
+def weights_of(model: Decoder) -> dict[str, torch.Tensor]:
+    """The memory of every weight slot, by its name in a checkpoint."""
+    return {name: slot.target for name, slot in model.weight_slots()}
 
 
 # ===== GGUF =====

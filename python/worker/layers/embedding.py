@@ -1,4 +1,7 @@
-"""Token embedding, and the head that turns hidden states into logits."""
+"""Token embedding, and the head that turns hidden states into logits.
+
+Where ranks divide the model, each holds a block of the vocabulary, for both.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from .packed_weight import can_pack, pack, packed_linear
-from .slots import Slots, empty_weight
+from .slots import Slots, WeightSlot, empty_weight
 
 
 class TokenEmbedding(nn.Module):
-    """Rows of a [vocab, hidden] table by token id."""
+    """Rows of a [vocab, hidden] table by token id; a rank holds [len(share), hidden] of it."""
 
-    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+    def __init__(
+        self, vocab_size: int, hidden_size: int, parallel: TensorParallel = SINGLE
+    ) -> None:
         super().__init__()
-        self.weight = empty_weight(vocab_size, hidden_size)
+        self.parallel = parallel
+        self.share = parallel.share_blocks(vocab_size)
+        self.weight = empty_weight(len(self.share), hidden_size)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """input_ids: [tokens] int64. Returns [tokens, hidden], new memory."""
-        return F.embedding(input_ids, self.weight)
+        if self.parallel.size == 1:
+            return F.embedding(input_ids, self.weight)
+        row = input_ids - self.share.start
+        elsewhere = (row < 0) | (row >= len(self.share))
+        found = F.embedding(row.masked_fill_(elsewhere, 0), self.weight)
+        return self.parallel.all_reduce(found.masked_fill_(elsewhere[:, None], 0.0))
 
     def slots(self, name: str) -> Slots:
-        yield f"{name}.weight", self.weight
+        yield f"{name}.weight", WeightSlot(self.weight, self.share)
 
 
 class LMHead(nn.Module):
@@ -31,6 +44,7 @@ class LMHead(nn.Module):
     def __init__(self, embedding: TokenEmbedding, tied: bool) -> None:
         super().__init__()
         self.tied = tied
+        self._parallel, self._share = embedding.parallel, embedding.share
         self.weight = embedding.weight if tied else empty_weight(*embedding.weight.shape)
         self._packed: torch.Tensor | None = None
 
@@ -40,8 +54,10 @@ class LMHead(nn.Module):
         Returns [rows, vocab] float32, computed in the model's dtype.
         """
         if self._packed is not None:
-            return packed_linear(hidden, self._packed).float()
-        return F.linear(hidden, self.weight).float()
+            logits = packed_linear(hidden, self._packed)
+        else:
+            logits = F.linear(hidden, self.weight)
+        return self._parallel.all_gather(logits, self._share.total).float()
 
     def pack(self) -> None:
         """Bring the loaded weight into the fastest layout; a tied one stays, for the embedding."""
@@ -52,4 +68,4 @@ class LMHead(nn.Module):
 
     def slots(self, name: str) -> Slots:
         if not self.tied:
-            yield f"{name}.weight", self.weight
+            yield f"{name}.weight", WeightSlot(self.weight, self._share)

@@ -1,4 +1,7 @@
-"""Linear layers: plain, and several projections of one input merged into one matrix product."""
+"""Linear layers: plain, several projections of one input merged, and divided among ranks.
+
+Column-parallel layers hold some of the outputs, row-parallel ones some of the inputs.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..distributed.share import Share
+from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from .packed_weight import can_pack, pack, packed_linear
-from .slots import Slots, empty_weight
+from .slots import Slots, WeightSlot, empty_weight
 
 
 class Linear(nn.Module):
@@ -34,37 +39,66 @@ class Linear(nn.Module):
 
     def slots(self, name: str) -> Slots:
         """Where the checkpoint's tensors go: `name`.weight and, with a bias, `name`.bias."""
-        yield f"{name}.weight", self.weight
+        yield f"{name}.weight", WeightSlot(self.weight)
         if self.bias is not None:
-            yield f"{name}.bias", self.bias
+            yield f"{name}.bias", WeightSlot(self.bias)
 
 
-class MergedLinear(Linear):
-    """Projections of one input, stacked: outputs lie side by side in [tokens, sum of `sizes`].
+class RowParallelLinear(Linear):
+    """y = x Wᵀ + b, where each rank has some columns of x and of W: the products are summed.
 
-    `names` are what the checkpoint calls the projections, in the order of `sizes`.
+    x: [tokens, len(inputs)]; weight: [outputs, len(inputs)]; returns [tokens, outputs].
     """
 
     def __init__(
-        self, inputs: int, names: Sequence[str], sizes: Sequence[int], bias: bool = False
+        self, inputs: Share, outputs: int, bias: bool = False, parallel: TensorParallel = SINGLE
     ) -> None:
-        super().__init__(inputs, sum(sizes), bias)
-        self.names, self.sizes = tuple(names), tuple(sizes)
+        adds_bias = bias and parallel.rank == 0  # once, before the sum
+        super().__init__(len(inputs), outputs, adds_bias)
+        self._inputs = inputs
+        self._biases = Share(0, outputs if adds_bias else 0, outputs) if bias else None
+        self._all_reduce = parallel.all_reduce
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._all_reduce(super().forward(x))
+
+    def slots(self, name: str) -> Slots:
+        yield f"{name}.weight", WeightSlot(self.weight, self._inputs, dim=1)
+        if self._biases is not None:
+            bias = self.weight.new_empty(0) if self.bias is None else self.bias
+            yield f"{name}.bias", WeightSlot(bias, self._biases)
+
+
+class MergedLinear(Linear):
+    """Projections of one input, stacked: outputs lie side by side in [tokens, sum of `shares`].
+
+    `names` are what the checkpoint calls the projections; `shares` say, in the same order, which of
+    each one's outputs this rank computes.
+    """
+
+    def __init__(
+        self, inputs: int, names: Sequence[str], shares: Sequence[Share], bias: bool = False
+    ) -> None:
+        super().__init__(inputs, sum(map(len, shares)), bias)
+        self.names, self.shares = tuple(names), tuple(shares)
 
     def slots(self, name: str) -> Slots:
         """Where the checkpoint's tensors go: each projection to its rows, behind prefix `name`."""
-        for part, weight in zip(self.names, self.weight.split(self.sizes), strict=True):
-            yield f"{name}.{part}.weight", weight
+        yield from self._parts(name, "weight", self.weight)
         if self.bias is not None:
-            for part, bias in zip(self.names, self.bias.split(self.sizes), strict=True):
-                yield f"{name}.{part}.bias", bias
+            yield from self._parts(name, "bias", self.bias)
+
+    def _parts(self, name: str, kind: str, stacked: torch.Tensor) -> Slots:
+        rows = stacked.split([len(share) for share in self.shares])
+        for part, target, share in zip(self.names, rows, self.shares, strict=True):
+            yield f"{name}.{part}.{kind}", WeightSlot(target, share)
 
 
 class QKVLinear(MergedLinear):
-    """Queries, then keys, then values: [tokens, (num_heads + 2 num_kv_heads) · head_dim]."""
+    """Queries, then keys, then values: [tokens, (len(heads) + 2 len(kv_heads)) · head_dim]."""
 
     def __init__(
-        self, inputs: int, num_heads: int, num_kv_heads: int, head_dim: int, bias: bool = False
+        self, inputs: int, heads: Share, kv_heads: Share, head_dim: int, bias: bool = False
     ) -> None:
-        sizes = (num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim)
-        super().__init__(inputs, ("q_proj", "k_proj", "v_proj"), sizes, bias)
+        shares = (heads.times(head_dim), kv_heads.times(head_dim), kv_heads.times(head_dim))
+        super().__init__(inputs, ("q_proj", "k_proj", "v_proj"), shares, bias)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .slots import Slots, empty_weight
+from .slots import Slots, WeightSlot, empty_weight
 
 
 class RMSNorm(nn.Module):
@@ -30,7 +30,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(residual, self._shape, self.weight, self.eps), residual
 
     def slots(self, name: str) -> Slots:
-        yield f"{name}.weight", self.weight
+        yield f"{name}.weight", WeightSlot(self.weight)
 
 
 class QKNorm(nn.Module):
@@ -57,5 +57,5 @@ class QKNorm(nn.Module):
 
     def slots(self, name: str) -> Slots:
         """Where the checkpoint's tensors go; `name` is the prefix of its q_norm and k_norm."""
-        yield f"{name}.q_norm.weight", self.q_weight
-        yield f"{name}.k_norm.weight", self.k_weight
+        yield f"{name}.q_norm.weight", WeightSlot(self.q_weight)
+        yield f"{name}.k_norm.weight", WeightSlot(self.k_weight)

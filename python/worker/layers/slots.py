@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-Slots = Iterator[tuple[str, torch.Tensor]]
+from ..distributed.share import Share
+
+
+@dataclass(frozen=True)
+class WeightSlot:
+    """Memory for one tensor of a checkpoint or, where ranks divide it along `dim`, for a share."""
+
+    target: torch.Tensor
+    share: Share | None = None
+    dim: int = 0
+
+    @property
+    def shape(self) -> list[int]:
+        """The shape that the checkpoint's tensor must have."""
+        shape = list(self.target.shape)
+        if self.share is not None:
+            shape[self.dim] = self.share.total
+        return shape
+
+    def fill(self, weight: torch.Tensor) -> None:
+        """Copy what this rank holds of `weight`, which has `shape`, and any dtype and device."""
+        if self.share is not None:
+            weight = weight.narrow(self.dim, self.share.start, len(self.share))
+        self.target.copy_(weight)
+
+
+Slots = Iterator[tuple[str, WeightSlot]]
 
 
 def empty_weight(*shape: int) -> nn.Parameter:

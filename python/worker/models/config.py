@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..distributed.share import head_shares
 from ..layers.rope_config import RopeConfig
 
 
@@ -111,6 +112,19 @@ def check_sizes(config: ModelConfig, source: Path) -> ModelConfig:
     if config.head_dim % 2:
         raise ModelConfigError(f"{source}: head_dim must be even for rope, not {config.head_dim}")
     return config
+
+
+def check_divisible(config: ModelConfig, ranks: int) -> None:
+    """Raise ModelConfigError if so many tensor-parallel ranks cannot divide the model."""
+    try:
+        head_shares(config.num_heads, config.num_kv_heads, 0, ranks)
+    except ValueError as error:
+        raise ModelConfigError(f"--tp-size {ranks}: {error}") from None
+    if config.intermediate_size % ranks:
+        raise ModelConfigError(
+            f"--tp-size {ranks}: an intermediate size of {config.intermediate_size} cannot be "
+            f"divided among {ranks} ranks"
+        )
 
 
 def is_positive_int(value: object) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from ..attention.base import AttentionSpec
+from ..distributed.tensor_parallel import TensorParallel
 from ..layers.embedding import LMHead
 from ..layers.linear import Linear
+from ..layers.slots import Slots, WeightSlot
 from .config import ModelConfig
 
 
@@ -26,13 +28,15 @@ class Decoder(nn.Module, ABC):
     """A decoder-only language model over a flat batch of tokens.
 
     `forward` runs inside `attention.base.forward_context`; the backend knows which token is whose.
-    `max_positions` is the longest sequence that it is built for, in tokens.
+    `max_positions` is the longest sequence that it is built for, in tokens; `parallel` are the
+    ranks that compute it together, each with its share of heads, features and vocabulary.
     """
 
-    def __init__(self, config: ModelConfig, max_positions: int) -> None:
+    def __init__(self, config: ModelConfig, max_positions: int, parallel: TensorParallel) -> None:
         super().__init__()
         self.config = config
         self.max_positions = max_positions
+        self.parallel = parallel
 
     @abstractmethod
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -45,18 +49,18 @@ class Decoder(nn.Module, ABC):
     @property
     @abstractmethod
     def attention_specs(self) -> tuple[AttentionSpec, ...]:
-        """The shape of every layer's attention, in order."""
+        """The shape of every layer's attention on this rank, in order."""
 
     @abstractmethod
-    def weight_slots(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor that a checkpoint must hold: its Hugging Face name, and its memory."""
+    def weight_slots(self) -> Slots:
+        """Every tensor that a checkpoint must hold: its Hugging Face name, and where it goes."""
 
     def is_spare(self, name: str) -> bool:
         """True for a checkpoint's tensor that the model does without: it is passed over."""
         return False
 
     def weights_bytes(self) -> int:
-        """Memory that the weights take, in bytes."""
+        """Memory that the weights take on this rank, in bytes."""
         return sum(weight.nbytes for weight in self.parameters())
 
     def pack_weights(self) -> None:
@@ -91,13 +95,13 @@ class Decoder(nn.Module, ABC):
             raise WeightMismatchError(f"the model has no place for {_list_names(left_over)}")
 
 
-def _fill(slot: torch.Tensor, name: str, weight: torch.Tensor) -> None:
-    if weight.shape != slot.shape:
-        found, expected = list(weight.shape), list(slot.shape)
+def _fill(slot: WeightSlot, name: str, weight: torch.Tensor) -> None:
+    found = list(weight.shape)
+    if found != slot.shape:
         raise WeightMismatchError(
-            f"{name} has the shape {found}, but the configuration asks for {expected}"
+            f"{name} has the shape {found}, but the configuration asks for {slot.shape}"
         )
-    slot.copy_(weight)
+    slot.fill(weight)
 
 
 def _list_names(names: list[str]) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
 from ..attention.base import AttentionSpec
+from ..distributed.tensor_parallel import TensorParallel
 from ..layers.activation import silu_and_mul
 from ..layers.attention import Attention
 from ..layers.embedding import LMHead, TokenEmbedding
-from ..layers.linear import Linear, MergedLinear, QKVLinear
+from ..layers.linear import MergedLinear, QKVLinear, RowParallelLinear
 from ..layers.norm import QKNorm, RMSNorm
 from ..layers.rope import RotaryEmbedding, Rotation, rotate
 from ..layers.slots import Slots
@@ -23,15 +22,18 @@ from .registry import register
 class LlamaAttention(nn.Module):
     """Grouped-query attention; queries and keys are turned by rope, in Qwen3 normalized before."""
 
-    def __init__(self, config: ModelConfig, spec: AttentionSpec) -> None:
+    def __init__(self, config: ModelConfig, spec: AttentionSpec, parallel: TensorParallel) -> None:
         super().__init__()
         heads, kv_heads, head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
-        self.qkv_proj = QKVLinear(config.hidden_size, heads, kv_heads, head_dim, config.qkv_bias)
+        q_share, kv_share = parallel.share_heads(config.num_heads, config.num_kv_heads)
+        self.qkv_proj = QKVLinear(config.hidden_size, q_share, kv_share, head_dim, config.qkv_bias)
         self.qk_norm = (
             QKNorm(heads, kv_heads, head_dim, config.rms_norm_eps) if config.qk_norm else None
         )
         self.attention = Attention(spec)
-        self.o_proj = Linear(heads * head_dim, config.hidden_size, config.output_bias)
+        self.o_proj = RowParallelLinear(
+            q_share.times(head_dim), config.hidden_size, config.output_bias, parallel
+        )
         self._qk_v = (heads + kv_heads, kv_heads)
         self._q_k = (heads, kv_heads)
         self._head_dim = head_dim
@@ -55,11 +57,12 @@ class LlamaAttention(nn.Module):
 class LlamaMLP(nn.Module):
     """The gated feed-forward network: down(silu(gate(x)) · up(x))."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
         super().__init__()
-        hidden, size, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        hidden, bias = config.hidden_size, config.mlp_bias
+        size = parallel.share(config.intermediate_size)
         self.gate_up_proj = MergedLinear(hidden, ("gate_proj", "up_proj"), (size, size), bias)
-        self.down_proj = Linear(size, hidden, bias)
+        self.down_proj = RowParallelLinear(size, hidden, bias, parallel)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.down_proj(silu_and_mul(self.gate_up_proj(hidden)))
@@ -72,12 +75,12 @@ class LlamaMLP(nn.Module):
 class LlamaLayer(nn.Module):
     """Attention and feed-forward, each behind a norm that first adds to the residual stream."""
 
-    def __init__(self, config: ModelConfig, spec: AttentionSpec) -> None:
+    def __init__(self, config: ModelConfig, spec: AttentionSpec, parallel: TensorParallel) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = LlamaAttention(config, spec)
+        self.self_attn = LlamaAttention(config, spec, parallel)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = LlamaMLP(config)
+        self.mlp = LlamaMLP(config, parallel)
 
     def forward(
         self, hidden: torch.Tensor, residual: torch.Tensor | None, rotation: Rotation
@@ -101,22 +104,23 @@ class LlamaForCausalLM(Decoder):
     Biases, q/k norms, head sizes, windows, rope and tied embeddings come from `config`.
     """
 
-    def __init__(self, config: ModelConfig, max_positions: int) -> None:
-        super().__init__(config, max_positions)
+    def __init__(self, config: ModelConfig, max_positions: int, parallel: TensorParallel) -> None:
+        super().__init__(config, max_positions, parallel)
+        heads, kv_heads = parallel.share_heads(config.num_heads, config.num_kv_heads)
         self._specs = tuple(
             AttentionSpec(
                 layer_id=layer,
-                num_heads=config.num_heads,
-                num_kv_heads=config.num_kv_heads,
+                num_heads=len(heads),
+                num_kv_heads=len(kv_heads),
                 head_dim=config.head_dim,
                 scale=config.head_dim**-0.5,
                 sliding_window=window,
             )
             for layer, window in enumerate(config.sliding_windows)
         )
-        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size, parallel)
         self.rope = RotaryEmbedding(config.rope, config.head_dim, max_positions)
-        self._layers = [LlamaLayer(config, spec) for spec in self._specs]
+        self._layers = [LlamaLayer(config, spec, parallel) for spec in self._specs]
         self.layers = nn.ModuleList(self._layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = LMHead(self.embed_tokens, config.tie_word_embeddings)
@@ -136,7 +140,7 @@ class LlamaForCausalLM(Decoder):
     def attention_specs(self) -> tuple[AttentionSpec, ...]:
         return self._specs
 
-    def weight_slots(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def weight_slots(self) -> Slots:
         yield from self.embed_tokens.slots("model.embed_tokens")
         for index, layer in enumerate(self._layers):
             yield from layer.slots(f"model.layers.{index}")

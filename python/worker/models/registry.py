@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from .config import ModelConfig, ModelConfigError
+from ..distributed.tensor_parallel import SINGLE, TensorParallel
+from .config import ModelConfig, ModelConfigError, check_divisible
 from .decoder import Decoder
 
 _registered: dict[str, type[Decoder]] = {}
@@ -46,12 +47,14 @@ def build_model(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     max_positions: int | None = None,
+    parallel: TensorParallel = SINGLE,
 ) -> Decoder:
     """Make a model whose weights are allocated on `device`, once, and not yet filled.
 
     `max_positions`, the longest sequence, bounds the rope table; None is
-    config.max_position_embeddings. Raises ModelConfigError for an architecture that is not
-    registered.
+    config.max_position_embeddings. With `parallel` it is this rank's share of the model. Raises
+    ModelConfigError for an architecture that is not registered, and for sizes that the ranks
+    cannot divide.
     """
     if config.architecture not in supported_architectures():
         raise ModelConfigError(
@@ -64,8 +67,9 @@ def build_model(
             f"with dynamic rope scaling, sequences end at {config.max_position_embeddings} tokens, "
             f"not at {max_positions}"
         )
+    check_divisible(config, parallel.size)
     with torch.device(device), _default_dtype(dtype):
-        return _registered[config.architecture](config, max_positions)
+        return _registered[config.architecture](config, max_positions, parallel)
 
 
 @contextmanager

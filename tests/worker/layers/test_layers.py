@@ -10,6 +10,7 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from worker.attention.base import AttentionBackend, AttentionSpec, forward_context
+from worker.distributed.share import Share
 from worker.layers.activation import silu_and_mul
 from worker.layers.attention import Attention
 from worker.layers.embedding import LMHead, TokenEmbedding
@@ -78,7 +79,7 @@ def test_silu_and_mul() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_merged_projection_equals_its_parts(bias: bool) -> None:
-    merged = QKVLinear(8, num_heads=4, num_kv_heads=2, head_dim=6, bias=bias)
+    merged = QKVLinear(8, Share.whole(4), Share.whole(2), head_dim=6, bias=bias)
     parts = {"q_proj": 24, "k_proj": 12, "v_proj": 12}
     slots = dict(merged.slots("attn"))
     assert len(slots) == (6 if bias else 3)
@@ -86,8 +87,8 @@ def test_a_merged_projection_equals_its_parts(bias: bool) -> None:
     for name, outputs in parts.items():
         single = Linear(8, outputs, bias)
         fill(single)
-        for slot, weight in single.slots(f"attn.{name}"):
-            slots[slot].copy_(weight)
+        for part, slot in single.slots(f"attn.{name}"):
+            slots[part].fill(slot.target)
         singles.append(single)
     x = torch.randn(5, 8)
     expected = torch.cat([single(x) for single in singles], dim=-1)
@@ -103,7 +104,7 @@ def test_a_tied_head_multiplies_with_the_embedding() -> None:
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, (hidden @ embedding.weight.T).float())
     assert not dict(head.slots("lm_head"))
-    assert dict(LMHead(embedding, tied=False).slots("lm_head"))["lm_head.weight"].shape == (20, 8)
+    assert dict(LMHead(embedding, tied=False).slots("lm_head"))["lm_head.weight"].shape == [20, 8]
 
 
 class _Recording(AttentionBackend):

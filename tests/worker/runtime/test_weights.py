@@ -16,7 +16,7 @@ from worker.models.decoder import Decoder
 from worker.models.registry import build_model
 from worker.runtime.weights import WeightLoadError, load_weights
 
-from ..checkpoints import make_checkpoint
+from ..checkpoints import make_checkpoint, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def refused(folder: Path, load_format: str = "auto") -> str:
 
 
 def assert_holds(model: Decoder, folder: Path) -> None:
-    slots = dict(model.weight_slots())
+    slots = weights_of(model)
     stored = load_file(folder / "model.safetensors")
     assert slots.keys() == stored.keys()
     for name, weight in stored.items():
@@ -191,10 +191,6 @@ def test_progress_rises_from_zero_to_one(folder: Path) -> None:
 
 
 # ===== dummy =====
-
-
-def weights_of(model: Decoder) -> dict[str, torch.Tensor]:
-    return {name: slot.clone() for name, slot in model.weight_slots()}
 
 
 def test_dummy_weights_depend_on_the_seed_alone(original: Path) -> None:

@@ -22,7 +22,7 @@ from worker.runtime.weights.dequantize import (
     stored_bytes,
 )
 
-from ..checkpoints import hf_logits, hf_reference, make_checkpoint, write_gguf
+from ..checkpoints import hf_logits, hf_reference, make_checkpoint, weights_of, write_gguf
 from ..models.dense_attention import logits
 
 TOKENS = list(range(3, 43))
@@ -71,7 +71,7 @@ def test_formats_that_nothing_unpacks_are_refused() -> None:
 def test_gguf_weights_equal_those_that_they_were_made_from(family: str, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, family)
     path = write_gguf(folder, tmp_path / "model.gguf")
-    expected, found = (dict(loaded(place).weight_slots()) for place in (folder, path))
+    expected, found = (weights_of(loaded(place)) for place in (folder, path))
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, atol=0, rtol=0)
@@ -86,16 +86,17 @@ def test_quantized_llama_gives_hugging_face_s_logits(kind: Kind, tmp_path: Path)
 
 def test_weights_arrive_in_the_model_s_dtype(tmp_path: Path) -> None:
     path = write_gguf(make_checkpoint(tmp_path, "qwen3"), tmp_path / "model.gguf", Kind.Q8_0)
-    exact, rounded = loaded(path), loaded(path, torch.bfloat16)
-    for (name, weight), (_, wide) in zip(rounded.weight_slots(), exact.weight_slots(), strict=True):
-        assert torch.equal(weight, wide.to(torch.bfloat16)), name
+    exact, rounded = weights_of(loaded(path)), weights_of(loaded(path, torch.bfloat16))
+    assert rounded.keys() == exact.keys()
+    for name, weight in rounded.items():
+        assert torch.equal(weight, exact[name].to(torch.bfloat16)), name
 
 
 def test_tensors_larger_than_a_chunk_are_whole(tmp_path: Path, monkeypatch) -> None:
     path = write_gguf(make_checkpoint(tmp_path, "llama2"), tmp_path / "model.gguf", Kind.Q8_0)
-    expected = dict(loaded(path).weight_slots())
+    expected = weights_of(loaded(path))
     monkeypatch.setattr("worker.runtime.weights.gguf_source._CPU_CHUNK", 7 * 64)
-    for name, weight in loaded(path).weight_slots():
+    for name, weight in weights_of(loaded(path)).items():
         assert torch.equal(weight, expected[name]), name
 
 

@@ -1,0 +1,1 @@
+"""Several processes that compute one model: which part is whose, and how they exchange results."""

@@ -1,0 +1,94 @@
+"""Two ranks over gloo give one rank's logits, for every way in which a model is divided."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.models.config import ModelConfigError, check_divisible, load_model_config
+from worker.models.registry import build_model
+from worker.runtime.weights import load_weights
+
+from ..checkpoints import make_checkpoint, write_gguf
+from ..models.dense_attention import logits
+from .rank_logits import TOKENS
+
+# The family of each case, and what is changed in it.
+CASES = {
+    "untied head": ("llama2", {}),
+    "tied head": ("llama3", {}),
+    "one key/value head, held by both": ("llama3", {"num_key_value_heads": 1}),
+    "three key/value heads": (
+        "llama2",
+        {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 3},
+    ),
+    "biases": ("llama_biases", {}),
+    "a window": ("mistral_window", {}),
+    "query and key norms": ("qwen3", {}),
+    "query biases": ("qwen2", {}),
+    "an odd vocabulary": ("llama2", {"vocab_size": 161}),
+    "an odd vocabulary, tied": ("qwen3", {"vocab_size": 161}),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    made = {
+        case: make_checkpoint(folder / str(number), family, **changes)
+        for number, (case, (family, changes)) in enumerate(CASES.items())
+    }
+    return made | {"gguf": write_gguf(made["untied head"], folder / "model.gguf")}
+
+
+@pytest.fixture(scope="module")
+def ranks(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What each of the two ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    outputs = [folder / f"{rank}.pt" for rank in range(2)]
+    program = [sys.executable, "-m", f"{__package__}.rank_logits"]
+    processes = [
+        subprocess.Popen(
+            [*program, str(rank), folder / "rendezvous", output, *checkpoints.values()]
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(output) for output in outputs]
+
+
+@pytest.mark.parametrize("case", [*CASES, "gguf"])
+def test_two_ranks_give_the_logits_of_one(
+    case: str, checkpoints: dict[str, Path], ranks: list[dict]
+) -> None:
+    path = checkpoints[case]
+    model = build_model(load_model_config(path), torch.float32)
+    load_weights(model, path)
+    expected = logits(model, TOKENS)
+    found, weights_bytes = zip(*(rank[str(path)] for rank in ranks), strict=True)
+    torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
+    assert torch.equal(found[0], found[1]), "every rank must sample from the same bits"
+    assert max(weights_bytes) < 0.75 * model.weights_bytes()
+
+
+def test_the_smallest_value_of_all_ranks_counts(ranks: list[dict]) -> None:
+    assert [rank["smallest"] for rank in ranks] == [5, 5]
+
+
+def test_sizes_that_ranks_cannot_divide_are_refused(checkpoints: dict[str, Path]) -> None:
+    config = load_model_config(checkpoints["tied head"])
+    check_divisible(config, 4)
+    with pytest.raises(ModelConfigError, match="--tp-size 8: 4 attention heads with 2 key/value"):
+        check_divisible(config, 8)
+    odd = dataclasses.replace(config, intermediate_size=97)
+    with pytest.raises(ModelConfigError, match="--tp-size 2: an intermediate size of 97"):
+        check_divisible(odd, 2)
