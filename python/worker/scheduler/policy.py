@@ -28,8 +28,8 @@ def _register(name: str) -> Callable[[Policy], Policy]:
 
 @_register("fcfs")
 def first_come_first_served(waiting: list[Request], cache: KVCache) -> list[Request]:
-    """By arrival. A retracted request keeps its place."""
-    return sorted(waiting, key=lambda request: request.arrival)
+    """As they came, which is their order: a retracted request keeps its place."""
+    return waiting
 
 
 @_register("lpm")

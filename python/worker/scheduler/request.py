@@ -16,9 +16,9 @@ class Request:
 
     `tokens[:length]` is the text so far; its first `prompt_length` tokens are the prompt, and its
     last `pending` tokens are still being computed: the device knows them, the host does not.
-    `sequence` is None while the request waits. `cached_tokens` is what the prompt found in the
-    cache when it was first admitted. `passed_over` counts the steps in which a request that came
-    later was admitted before it.
+    It ends at `max_length` tokens. `sequence` is None while the request waits. `cached_tokens` is
+    what the prompt found in the cache when it was first admitted. `passed_over` counts the steps in
+    which a request that came later was admitted before it.
     """
 
     rid: str
@@ -30,6 +30,7 @@ class Request:
     stream_interval: int
     tokens: np.ndarray = field(repr=False)
     length: int
+    max_length: int
     pending: int = 0
     sequence: Sequence | None = None
     cached_tokens: int = 0
@@ -65,6 +66,7 @@ class Request:
             stream_interval=stream_interval,
             tokens=tokens,
             length=len(prompt),
+            max_length=len(tokens),
         )
 
     @property
@@ -79,7 +81,7 @@ class Request:
     @property
     def remaining_tokens(self) -> int:
         """How many tokens it may still generate, after the pending ones."""
-        return self.sampling.max_new_tokens - self.output_length
+        return self.max_length - self.length
 
     def expect_token(self) -> None:
         """The next token is being computed."""
@@ -93,7 +95,7 @@ class Request:
         self.unsent.append(token)
         if token in self.stop_token_ids:
             self.finish = FinishReason("stop", matched=token)
-        elif self.remaining_tokens + self.pending == 0:
+        elif self.length - self.pending == self.max_length:
             self.finish = FinishReason("length")
 
     @property

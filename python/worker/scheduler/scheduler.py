@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import logging
 import random
 from collections.abc import Callable
@@ -24,6 +25,13 @@ logger = logging.getLogger(__name__)
 # A waiting request whose prompt shares at least this many more tokens with a prompt that is just
 # being computed than with the cache waits for that prompt instead of computing the same again.
 WAIT_FOR_SHARED_TOKENS = 32
+
+# Where memory or places lacked, admission is tried again when a request ends, or after so many
+# steps: the estimate of what running requests will need sinks slowly.
+ADMISSION_REST_STEPS = 8
+
+# Tokens by whose slots running requests are ordered.
+_PREFIX_SAMPLES = (4096, 1024, 256, 64, 0)
 
 # After so many failed steps in a row the device is taken for broken, and the process ends.
 FAILED_STEPS_LIMIT = 3
@@ -80,7 +88,7 @@ class Scheduler:
     ) -> None:
         self.cache = cache
         self.options = options
-        self.waiting: list[Request] = []
+        self.waiting: list[Request] = []  # by arrival
         self.running: list[Request] = []
         self.partial: Request | None = None
         self.counters = Counters()
@@ -94,6 +102,8 @@ class Scheduler:
         self._arrivals = 0
         self._prefilled_last = False
         self._failed_steps = 0
+        self._admission_rests = 0
+        self._unordered = False
 
     # ===== requests come and go =====
 
@@ -161,15 +171,17 @@ class Scheduler:
     def _plan(self) -> Step | None:
         """Prefill and decode take turns while there is both, so that neither waits for long."""
         decodes = self._decodes()
-        if not (self._prefilled_last and decodes):
+        if self._admission_rests > 0:
+            self._admission_rests -= 1
+        if not (self._prefilled_last and decodes) and self._wants_prefill():
             prefills = self._plan_prefill()
             if prefills:
                 mixed = self.options.enable_mixed_chunk
                 self._prefilled_last = not mixed
                 return Step([r for r in decodes if self._grow(r)] if mixed else [], prefills)
         self._prefilled_last = False
-        self._make_room()
-        if decodes := self._decodes():
+        decodes = self._make_room(decodes)
+        if decodes:
             return Step(decodes, [])
         if not self._requests:
             self._estimate.when_idle()
@@ -177,10 +189,26 @@ class Scheduler:
         return None
 
     def _decodes(self) -> list[Request]:
-        """Running requests that want another token than the pending ones."""
-        return [request for request in self.running if request.remaining_tokens > 0]
+        """Running requests that want another token than the pending ones.
+
+        Those that share a prefix stand together, so that attention finds it in the GPU's cache.
+        """
+        if self._unordered:
+            self.running = self._by_prefix(self.running)
+            self._unordered = False
+        return [request for request in self.running if request.length < request.max_length]
+
+    def _by_prefix(self, requests: list[Request]) -> list[Request]:
+        """Ordered by the slots of some of their tokens: a shared prefix has the same ones."""
+        rows = np.array([sequence_of(request).row for request in requests], dtype=np.int32)
+        columns = [i for i in _PREFIX_SAMPLES if i < self.cache.table.shape[1]]
+        order = np.lexsort(self.cache.table[rows[:, None], columns].T)
+        return [requests[i] for i in order.tolist()]
 
     # ===== does it fit? =====
+
+    def _wants_prefill(self) -> bool:
+        return self.partial is not None or (bool(self.waiting) and not self._admission_rests)
 
     def _plan_prefill(self) -> list[PrefillChunk]:
         """The prompts, or chunks of them, that are computed next; their requests are admitted."""
@@ -204,13 +232,16 @@ class Scheduler:
         self, planned: list[PrefillChunk], budget: int, room: int, *, may_split: bool
     ) -> None:
         """Add waiting requests to `planned` while tokens, memory and places last."""
-        newest = 0
+        prompts = _PlannedPrompts(self.cache, planned)
+        admitted: list[Request] = []
         for request in self._policy(self.waiting, self.cache):
-            if budget <= 0 or self.cache.free_rows == 0:
+            if budget <= 0:
                 break
-            if len(self.running) >= self.options.max_running_requests:
+            full = len(self.running) >= self.options.max_running_requests
+            if full or self.cache.free_rows == 0:
+                self._admission_rests = ADMISSION_REST_STEPS
                 break
-            if self._waits_for_planned(request, planned):
+            if prompts.will_give_more(request):
                 continue
             match = self.cache.match(request.text[:-1])
             uncached = request.length - len(match)
@@ -226,15 +257,19 @@ class Scheduler:
                 chunk = self._chunk(request, budget if may_split else uncached)
             if chunk is None:
                 self._release(request)
+                self._admission_rests = ADMISSION_REST_STEPS
                 break
-            self.waiting.remove(request)
             self._count_admission(request, len(match))
             self._place(chunk)
             planned.append(chunk)
+            prompts.add(chunk)
+            admitted.append(request)
             budget -= len(chunk)
-            newest = max(newest, request.arrival)
-        for request in self.waiting:
-            request.passed_over += request.arrival < newest
+        if admitted:
+            newest = max(request.arrival for request in admitted)
+            self.waiting = [request for request in self.waiting if request.sequence is None]
+            for request in self.waiting:
+                request.passed_over += request.arrival < newest
 
     def _room_left(self) -> int:
         """Tokens of KV memory that no admitted request is expected to need."""
@@ -243,15 +278,6 @@ class Scheduler:
             room -= self.partial.length - sequence_of(self.partial).allocated
             room -= min(self.partial.remaining_tokens, RESERVE_LIMIT)
         return room
-
-    def _waits_for_planned(self, request: Request, planned: list[PrefillChunk]) -> bool:
-        """Whether a prompt that is being computed will give `request` much more than the cache."""
-        if self.cache.disabled or not planned:
-            return False
-        shared = max(common_prefix_length(request.text, c.request.text[: c.end]) for c in planned)
-        if shared < WAIT_FOR_SHARED_TOKENS:
-            return False
-        return shared - self.cache.match_length(request.text) >= WAIT_FOR_SHARED_TOKENS
 
     def _chunk(self, request: Request, budget: int) -> PrefillChunk | None:
         """The next tokens of `request`'s prompt, with slots for them; None if memory is short."""
@@ -263,6 +289,7 @@ class Scheduler:
         """File the request of a planned chunk under what it will be after the step."""
         if chunk.is_last:
             self.running.append(chunk.request)
+            self._unordered = True
         else:
             self.partial = chunk.request
 
@@ -272,14 +299,16 @@ class Scheduler:
         length = request.length if length is None else length
         return self.cache.grow(sequence_of(request), length)
 
-    def _make_room(self) -> None:
-        """A slot for the next token of each running request, oldest first; others are retracted."""
-        decodes = self._decodes()
+    def _make_room(self, decodes: list[Request]) -> list[Request]:
+        """Give each of `decodes` a slot for its last token, oldest first; others are retracted.
+
+        Returns those that can go on.
+        """
         lengths = np.array([request.length for request in decodes], dtype=np.int32)
         if self.cache.grow_by_one([sequence_of(request) for request in decodes], lengths):
             if decodes:
                 self._estimate.after_decode()
-            return
+            return decodes
         self._settle()  # requests may turn out to have ended; those that are left hide no token
         retracted = False
         for request in sorted(self.running, key=lambda request: request.arrival):
@@ -290,6 +319,7 @@ class Scheduler:
             self._estimate.after_retraction(self.running)
         elif self.running:
             self._estimate.after_decode()
+        return self._decodes()
 
     def _victim(self) -> Request:
         """The request that loses least: fewest generated tokens, then the one that came last."""
@@ -302,7 +332,7 @@ class Scheduler:
         logger.info("KV cache is full: retracting a request", extra={"rid": request.rid})
         self._drop(request)
         self._release(request)
-        self.waiting.append(request)
+        bisect.insort(self.waiting, request, key=lambda waiting: waiting.arrival)
         self.counters.retractions += 1
 
     # ===== is it finished? =====
@@ -353,6 +383,7 @@ class Scheduler:
     def _leave(self, request: Request) -> None:
         """`request` is over: out of every list, its slots given back, its KV still cached."""
         del self._requests[request.rid]
+        self._admission_rests = 0
         self._drop(request)
         self._release(request)
 
@@ -393,6 +424,33 @@ class Scheduler:
             generated_tokens_total=self.counters.generated_tokens,
             retractions_total=self.counters.retractions,
         )
+
+
+class _PlannedPrompts:
+    """The prompts of a step that is being planned, found by their first tokens."""
+
+    def __init__(self, cache: KVCache, planned: list[PrefillChunk]) -> None:
+        self._cache = cache
+        self._by_start: dict[bytes, list[np.ndarray]] = {}
+        for chunk in planned:
+            self.add(chunk)
+
+    def add(self, chunk: PrefillChunk) -> None:
+        text = chunk.request.text[: chunk.end]
+        self._by_start.setdefault(_start_of(text), []).append(text)
+
+    def will_give_more(self, request: Request) -> bool:
+        """Whether one of them will give `request` much more than the cache has."""
+        text = request.text
+        similar = self._by_start.get(_start_of(text))
+        if self._cache.disabled or similar is None:
+            return False
+        shared = max(common_prefix_length(text, planned) for planned in similar)
+        return shared - self._cache.match_length(text) >= WAIT_FOR_SHARED_TOKENS
+
+
+def _start_of(text: np.ndarray) -> bytes:
+    return text[:WAIT_FOR_SHARED_TOKENS].tobytes()
 
 
 def _refusal(message: GenerateRequest, limit: int, known: bool) -> FinishReason:

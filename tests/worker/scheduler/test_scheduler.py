@@ -1,5 +1,6 @@
 """Requests get the same tokens however they are batched, and memory is never lost."""
 
+import itertools
 import random
 
 import pytest
@@ -278,3 +279,16 @@ def test_any_mix_of_options_and_arrivals_gives_the_same_answers(
             engine.step()
     engine.run()
     assert engine.answers == wanted
+
+
+def test_requests_that_share_a_prefix_decode_side_by_side():
+    engine = FakeEngine(total_tokens=512)
+    prefixes = prompts(3, seed=4, low=40, high=40)
+    for i in range(12):
+        engine.add(f"r{i}", [*prefixes[i % 3], i], max_new_tokens=30)
+    while len(engine.scheduler.running) < 12:
+        engine.step()
+    engine.step()
+    groups = [int(request.rid[1:]) % 3 for request in engine.steps[-1].decodes]
+    changes = sum(a != b for a, b in itertools.pairwise(groups))
+    assert (len(groups), changes) == (12, 2)
