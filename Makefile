@@ -18,7 +18,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check format build wheel bench bench-router clean
+.PHONY: help serve demo test check format build wheel bench bench-engine bench-router clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -55,6 +55,9 @@ wheel: $(STAMPS)/build ## one wheel for every Python from 3.11 on, into dist/
 
 bench: $(STAMPS)/dev ## the figures of the README
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-engine: $(STAMPS)/dev ## the engine on this GPU, dummy weights; ARGS='--model qwen3-0.6b --workload one --peers vllm,sglang'
+	@$(BIN)/python -m benchmarks.engine.offline $(ARGS)
 
 bench-router: $(STAMPS)/dev ## the router beside sglang-router, smg, vllm-router and nginx: 40 minutes; ARGS='--quick' for 10
 	@$(BIN)/python -m benchmarks.router $(ARGS)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import statistics
+import subprocess
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from worker import __version__
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,15 +44,24 @@ def cpu() -> str:
     return f"{len(lines)} x {lines[0].split(':', 1)[1].strip()}"
 
 
+def gpu() -> dict[str, str]:
+    """Names of the GPUs and version of their driver; nothing where there is none."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    names, drivers = zip(*(line.split(", ") for line in lines if line), strict=True)
+    return {"gpu": f"{len(names)} x {names[0]}", "driver": drivers[0]}
+
+
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
-    return {
-        "cpu": cpu(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-        "radixfleet": version("radixfleet"),
-    }
+    facts = {"cpu": cpu(), **gpu(), "python": platform.python_version(), "radixfleet": __version__}
+    for package in ("torch", "transformers", "triton", "flashinfer-python"):
+        with contextlib.suppress(PackageNotFoundError):
+            facts[package] = version(package)
+    return facts
 
 
 def publish(name: str, title: str, figures: list[Figure]) -> None:

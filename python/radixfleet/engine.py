@@ -53,8 +53,8 @@ class Engine:
         self.server_args = ServerArgs(**server_args)
         self.tokenizer = None if skip_tokenizer_init else _load_tokenizer(self.server_args)
         self.info: Ready
-        self._scheduler: Scheduler | None
-        self._scheduler, self.info = build_scheduler(
+        self._live: Scheduler | None
+        self._live, self.info = build_scheduler(
             self.server_args, progress or (lambda stage, fraction: None)
         )
         self._inboxes: dict[str, list[TokenChunk]] = {}  # by request, one for all of a call
@@ -64,6 +64,13 @@ class Engine:
 
     def __exit__(self, *error: object) -> None:
         self.shutdown()
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """What does the work, for those who measure it. Raises RuntimeError after a shutdown."""
+        if self._live is None:
+            raise RuntimeError("the engine was shut down")
+        return self._live
 
     def generate(
         self,
@@ -95,15 +102,11 @@ class Engine:
 
     def flush_cache(self) -> bool:
         """Empty the prefix cache; False, and nothing done, while a stream is running."""
-        scheduler = self._live_scheduler()
-        if not self._inboxes:  # what still runs then is a step that nobody waits for
-            while not scheduler.is_idle:
-                scheduler.step()
-        return scheduler.flush_cache()
+        return self.scheduler.flush_cache()
 
     def shutdown(self) -> None:
         """Give weights and KV memory back; streams cannot go on. May be called twice."""
-        self._scheduler = None
+        self._live = None
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
@@ -171,7 +174,7 @@ class Engine:
 
     def _run(self, outputs: list[TextOutput], stream_interval: int) -> Generator[TextOutput]:
         """Step until all of `outputs` have ended; yields each one whenever it has grown."""
-        scheduler = self._live_scheduler()
+        scheduler = self.scheduler
         running = {output.request.rid: output for output in outputs}
         inbox: list[TokenChunk] = []
         self._inboxes |= dict.fromkeys(running, inbox)
@@ -180,7 +183,7 @@ class Engine:
                 self._deliver(scheduler.add(output.request.for_engine(stream_interval)))
             while running:
                 if not inbox:
-                    self._deliver(self._live_scheduler().step())
+                    self._deliver(self.scheduler.step())
                 chunks = inbox.copy()
                 inbox.clear()
                 for chunk in chunks:
@@ -219,10 +222,6 @@ class Engine:
         answer = {"output_ids": output.output_ids.copy(), "meta_info": output.meta_info}
         return answer if self.tokenizer is None else {"text": output.text} | answer
 
-    def _live_scheduler(self) -> Scheduler:
-        if self._scheduler is None:
-            raise RuntimeError("the engine was shut down")
-        return self._scheduler
 
 
 def _load_tokenizer(server_args: ServerArgs) -> Tokenizer:

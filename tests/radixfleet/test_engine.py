@@ -34,7 +34,7 @@ def engine(model):
 def _nothing_is_held(engine):
     yield
     assert engine.flush_cache()
-    state = engine._scheduler.state("")
+    state = engine.scheduler.state("")
     assert (state.running_requests, state.free_tokens) == (0, state.total_tokens)
 
 
@@ -158,7 +158,7 @@ def test_a_request_that_the_engine_gives_up_is_an_error(engine, monkeypatch):
     def fails(step):
         raise RuntimeError("the device is on fire")
 
-    monkeypatch.setattr(engine._scheduler, "_forward", fails)
+    monkeypatch.setattr(engine.scheduler, "_launch", fails)
     with pytest.raises(RuntimeError, match="on fire"):
         engine.generate("a", GREEDY)
 

@@ -1,0 +1,1 @@
+"""The engine by itself, offline: throughput and latency on dummy weights, beside its peers."""

@@ -1,0 +1,140 @@
+"""Latency of one batch at a time: prefill, each decode step, and the CPU's part of it.
+
+    python benchmarks/engine/one_batch.py --model llama-3.1-8b --batch-size 1 64 256
+
+All requests of a batch start at once, with dummy weights and without the prefix cache. The options
+of a worker are taken too (--attention-backend, --disable-overlap-schedule, ...).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # so that this file can be run as it is
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.engine import options
+from benchmarks.engine.engines import Radixfleet
+from benchmarks.engine.models import vocab_size
+from benchmarks.engine.step_clock import DecodeTimes, StepClock
+from benchmarks.engine.step_trace import trace_middle
+from benchmarks.engine.workloads import Batch, Sizes, seconds
+from benchmarks.report import machine
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Medians of one shape of batch. `decode` is None if no two steps only decoded."""
+
+    batch_size: int
+    input_length: int
+    output_length: int
+    prefill_seconds: float
+    total_seconds: float
+    decode: DecodeTimes | None
+
+    @property
+    def cells(self) -> list[str]:
+        """A row of the table."""
+        prompts = self.batch_size * self.input_length
+        answers = self.batch_size * self.output_length
+        decode = ["", "", ""]
+        if self.decode:
+            speed = 1e3 * self.batch_size / self.decode.period
+            decode = [f"{self.decode.period:.3f}", f"{speed:,.0f}", f"{self.decode.cpu:.3f}"]
+        return [
+            f"{self.batch_size} x ({self.input_length} -> {self.output_length})",
+            f"{1e3 * self.prefill_seconds:.2f}",
+            f"{prompts / self.prefill_seconds:,.0f}",
+            *decode,
+            f"{answers / self.total_seconds:,.0f}",
+        ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parsed = _parse(argv)
+    console = Console(width=130)
+    facts = machine()
+    console.print(", ".join(f"{key} {value}" for key, value in facts.items()), style="dim")
+    sizes = Sizes(np.random.default_rng(parsed.seed), vocab_size(parsed.model))
+    engine = Radixfleet(parsed.model, prefix_cache=False, **options.server_arguments(parsed))
+    latencies = []
+    for batch_size in parsed.batch_size:
+        for input_length in parsed.input_len:
+            batch = sizes.equal(batch_size, input_length, parsed.output_len)
+            latencies.append(measure(engine, batch, parsed.repeats))
+            if parsed.profile:
+                _trace(engine, batch, Path(parsed.profile))
+    engine.close()
+    _show(console, Path(parsed.model).name, latencies)
+    if parsed.output:
+        document = {
+            "benchmark": parsed.output.stem,
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": facts,
+            "model": Path(parsed.model).name,
+            "latencies": [asdict(latency) for latency in latencies],
+        }
+        parsed.output.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = options.parser(__doc__)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument("--input-len", type=int, nargs="+", default=[1024], help="tokens")
+    parser.add_argument("--output-len", type=int, default=64, help="tokens, at least 3")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    return parser.parse_args(argv)
+
+
+def measure(engine: Radixfleet, batch: Batch, repeats: int) -> Latency:
+    """One run to warm up, then medians over `repeats`; steps count where all requests decode."""
+    first = _first_tokens(batch)
+    seconds(engine, batch)
+    prefills = [seconds(engine, first) for _ in range(repeats)]
+    with StepClock(engine.engine.scheduler) as clock:
+        totals = [seconds(engine, batch) for _ in range(repeats)]
+    return Latency(
+        batch_size=len(batch.prompts),
+        input_length=len(batch.prompts[0]),
+        output_length=batch.output_lengths[0],
+        prefill_seconds=statistics.median(prefills),
+        total_seconds=statistics.median(totals),
+        decode=DecodeTimes.of(clock.times, at_least=len(batch.prompts)),
+    )
+
+
+def _first_tokens(batch: Batch) -> Batch:
+    return Batch(batch.prompts, [1] * len(batch.prompts))
+
+
+def _trace(engine: Radixfleet, batch: Batch, folder: Path) -> None:
+    """Steps from the middle of the prefill, and from the middle of the decoding."""
+    shape = f"{len(batch.prompts)}x{len(batch.prompts[0])}"
+    for name, part in (("prefill", _first_tokens(batch)), ("decode", batch)):
+        trace_middle(engine, partial(seconds, engine, part), folder / f"{name}-{shape}.json.gz")
+
+
+def _show(console: Console, model: str, latencies: Sequence[Latency]) -> None:
+    columns = ["prefill ms", "input tokens/s", "decode step ms", "decode tokens/s"]
+    columns += ["CPU ms a decode step", "output tokens/s in all"]
+    table = Table("batch", *columns, title=f"{model}, dummy weights", title_justify="left")
+    for latency in latencies:
+        table.add_row(*latency.cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The options that the benchmarks of this folder share: the model's, and those of a worker."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from worker.config import MEMORY, RUNTIME, ServerArgs
+
+from .models import model_folder
+
+_OF_THE_MODEL = ("dtype", "context_length", "device")
+_SKIPPED = tuple(
+    option.name
+    for option in dataclasses.fields(ServerArgs)
+    if (option.metadata["group"] not in (MEMORY, RUNTIME) and option.name not in _OF_THE_MODEL)
+    or option.name == "disable_radix_cache"  # a workload says whether it is on
+)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that knows --model, --seed, --profile, and a worker's options."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--model",
+        type=_model,
+        default="llama-3.1-8b",
+        help="a shipped shape (llama-3.1-8b, qwen3-0.6b, tiny) or a folder with a config.json",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of prompts and weights")
+    made.add_argument("--profile", metavar="DIR", help="write torch-profiler traces there")
+    ServerArgs.add_cli_arguments(made, skip=_SKIPPED)
+    return made
+
+
+def _model(name_or_path: str) -> str:
+    try:
+        return str(model_folder(name_or_path))
+    except FileNotFoundError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def server_arguments(parsed: argparse.Namespace) -> dict[str, Any]:
+    """What was given of a worker's options, and the seed."""
+    given = ServerArgs.from_cli(parsed)
+    arguments = {
+        option.name: getattr(given, option.name)
+        for option in dataclasses.fields(ServerArgs)
+        if getattr(given, option.name) != option.default
+    }
+    return arguments | {"random_seed": parsed.seed}
