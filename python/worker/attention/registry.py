@@ -17,7 +17,16 @@ def _torch_native() -> Factory:
     return TorchNativeBackend
 
 
-ATTENTION_BACKENDS: dict[str, Callable[[], Factory]] = {"torch_native": _torch_native}
+def _triton() -> Factory:
+    from .triton import TritonBackend
+
+    return TritonBackend
+
+
+ATTENTION_BACKENDS: dict[str, Callable[[], Factory]] = {
+    "torch_native": _torch_native,
+    "triton": _triton,
+}
 
 
 def attention_backend(
@@ -29,4 +38,4 @@ def attention_backend(
 
 def default_backend(device: torch.device) -> str:
     """The backend that was measured fastest on this kind of device."""
-    return "torch_native"
+    return "triton" if device.type == "cuda" else "torch_native"

@@ -1,110 +1,11 @@
 """The torch backend equals plain softmax attention, over any batch of decodes and prompt chunks."""
 
-import itertools
-import random
-
-import numpy as np
 import pytest
 import torch
 
-from worker.attention.base import AttentionSpec, forward_context
-from worker.attention.batch import ForwardBatch
-from worker.attention.torch_native import TorchNativeBackend, attend, attend_reference
+from worker.attention.torch_native import attend, attend_reference
 
-SLOTS = 2000
-
-
-class Scene:
-    """Sequences of random tokens, each with a history in the cache and some new tokens."""
-
-    def __init__(self, spec: AttentionSpec, lengths: list[tuple[int, int]], seed: int = 0) -> None:
-        """`lengths`: (tokens cached before, new tokens) of each sequence; decodes come first."""
-        generator = torch.Generator().manual_seed(seed)
-        self.spec = spec
-        self.lengths = lengths
-        total = max(before + new for before, new in lengths)
-        kv_shape = (SLOTS + 1, spec.num_kv_heads, spec.head_dim)
-        self.k_cache, self.v_cache = torch.zeros(kv_shape), torch.zeros(kv_shape)
-        free = torch.randperm(SLOTS, generator=generator).tolist()
-        self.page_table = torch.zeros((len(lengths) + 3, total + 5), dtype=torch.int32)
-        self.rows = torch.tensor(random.Random(seed).sample(range(len(lengths) + 3), len(lengths)))
-        self.k, self.v, out_slots = [], [], []
-        for row, (before, new) in zip(self.rows.tolist(), lengths, strict=True):
-            slots = torch.tensor([free.pop() for _ in range(before + new)])
-            self.page_table[row, : before + new] = slots.to(torch.int32)
-            k, v = torch.randn(2, before + new, *kv_shape[1:], generator=generator)
-            self.k_cache[slots[:before]], self.v_cache[slots[:before]] = k[:before], v[:before]
-            self.k.append(k)
-            self.v.append(v)
-            out_slots.append(slots[before:])
-        tokens = sum(new for _, new in lengths)
-        self.q = torch.randn(tokens, spec.num_heads, spec.head_dim, generator=generator)
-        decodes = 0
-        while decodes < len(lengths) and lengths[decodes][1] == 1:
-            decodes += 1
-        self.batch = ForwardBatch(
-            input_ids=torch.zeros(tokens, dtype=torch.int64),
-            positions=torch.cat([torch.arange(before, before + new) for before, new in lengths]),
-            out_slots=torch.cat(out_slots),
-            rows=self.rows,
-            page_table=self.page_table,
-            seq_lens_device=torch.tensor([before + new for before, new in lengths]),
-            query_starts=torch.tensor([0, *itertools.accumulate(new for _, new in lengths)]),
-            seq_lens=np.array([before + new for before, new in lengths], dtype=np.int32),
-            query_lens=np.array([new for _, new in lengths], dtype=np.int32),
-            num_decodes=decodes,
-        )
-
-    def computed(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        k_cache, v_cache = self.k_cache.to(dtype), self.v_cache.to(dtype)
-        backend = TorchNativeBackend([k_cache], [v_cache])
-        backend.plan(self.batch)
-        new = [
-            (k[before:], v[before:])
-            for k, v, (before, _) in zip(self.k, self.v, self.lengths, strict=True)
-        ]
-        k = torch.cat([k for k, _ in new]).to(dtype)
-        v = torch.cat([v for _, v in new]).to(dtype)
-        with forward_context(backend, self.batch):
-            backend.write(k, v, self.spec)
-            out = backend.attend(self.q.to(dtype), k, v, self.spec)
-        assert torch.equal(k_cache[self.batch.out_slots], k)
-        assert torch.equal(v_cache[self.batch.out_slots], v)
-        return out.float()
-
-    def expected(self) -> torch.Tensor:
-        """One sequence, one head, one query at a time."""
-        spec, parts, start = self.spec, [], 0
-        group = spec.num_heads // spec.num_kv_heads
-        for k, v, (before, new) in zip(self.k, self.v, self.lengths, strict=True):
-            out = torch.empty(new, spec.num_heads, spec.head_dim)
-            for i in range(new):
-                position = before + i
-                first = 0 if spec.sliding_window is None else position + 1 - spec.sliding_window
-                seen = slice(max(first, 0), position + 1)
-                for head in range(spec.num_heads):
-                    scores = k[seen, head // group] @ self.q[start + i, head] * spec.scale
-                    out[i, head] = scores.softmax(0) @ v[seen, head // group]
-            parts.append(out)
-            start += new
-        return torch.cat(parts)
-
-
-def spec(heads=6, kv_heads=2, head_dim=16, window=None) -> AttentionSpec:
-    return AttentionSpec(0, heads, kv_heads, head_dim, head_dim**-0.5, window)
-
-
-CASES = {
-    "one decode": [(37, 1)],
-    "first token of all": [(0, 1)],
-    "decodes of one length": [(20, 1)] * 4,
-    "decodes of similar lengths": [(20, 1), (22, 1), (21, 1)],
-    "decodes of very different lengths": [(3, 1), (300, 1), (40, 1), (0, 1), (129, 1)],
-    "one prompt": [(0, 33)],
-    "a chunk after a prefix": [(50, 17)],
-    "several chunks": [(0, 5), (30, 9), (7, 20)],
-    "mixed": [(3, 1), (90, 1), (0, 12), (25, 6)],
-}
+from .scene import CASES, SLOTS, Scene, random_scene, spec
 
 
 @pytest.mark.parametrize("window", [None, 1, 8, 64])
@@ -131,10 +32,7 @@ def test_bfloat16_is_close(case):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_batches(seed):
-    rng = random.Random(seed)
-    decodes = [(rng.choice([0, 1, 5, 50, 200]), 1) for _ in range(rng.randint(0, 6))]
-    chunks = [(rng.choice([0, 1, 30]), rng.randint(2, 20)) for _ in range(rng.randint(0, 3))]
-    scene = Scene(spec(window=rng.choice([None, 16])), decodes + chunks or [(4, 1)], seed)
+    scene = random_scene(seed)
     torch.testing.assert_close(scene.computed(), scene.expected(), atol=3e-6, rtol=1e-5)
 
 

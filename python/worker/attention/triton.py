@@ -1,0 +1,170 @@
+"""Attention by our own Triton kernels: any mix of decodes and prompt chunks, under CUDA graphs too.
+
+Decodes are one launch, planned on the host and uploaded with the step. Chunks are another, except
+for those that a library's dense kernel computes faster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from ..kernels.decode_attention import (
+    WORDS_PER_ITEM,
+    DecodeWorkspace,
+    decode_attention,
+    max_items,
+    plan_decode,
+    split_target,
+)
+from ..kernels.extend_attention import extend_attention, extend_tile, plan_extend, tokens_per_tile
+from . import fresh_prefill
+from .base import AttentionBackend, AttentionSpec, current_batch
+from .batch import ForwardBatch
+
+# What stands for a chip's multiprocessors where Triton's interpreter runs programs in turn.
+_INTERPRETER_MULTIPROCESSORS = 8
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The prompt chunks of a step.
+
+    every: [chunks] their sequences; long_fresh: (first token in the step, tokens) of those that
+    have no prefix and are long; others: [chunks] the sequences of the rest
+    tile_plans: the extend kernel's work lists on the device, by sequences and tokens of a tile
+    """
+
+    every: np.ndarray
+    long_fresh: list[tuple[int, int]]
+    others: np.ndarray
+    tile_plans: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: ForwardBatch) -> _Chunks:
+        every = np.arange(batch.num_decodes, len(batch.seq_lens))
+        tokens = batch.query_lens[every]
+        is_long_fresh = (batch.seq_lens[every] == tokens) & (tokens >= fresh_prefill.MIN_TOKENS)
+        starts = batch.num_decodes + np.cumsum(tokens) - tokens
+        long_fresh = zip(starts[is_long_fresh], tokens[is_long_fresh], strict=True)
+        return cls(every, [(int(start), int(n)) for start, n in long_fresh], every[~is_long_fresh])
+
+
+class TritonBackend(AttentionBackend):
+    """NVIDIA GPUs; elsewhere Triton's interpreter, for tests."""
+
+    supports_graphs: ClassVar[bool] = True
+
+    def __init__(self, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]) -> None:
+        super().__init__(k_cache, v_cache)
+        kv_heads = k_cache[0].shape[1]
+        self._split_target = split_target(_multiprocessors(k_cache[0].device), kv_heads)
+        self._workspaces: dict[tuple[int, int], DecodeWorkspace] = {}
+        self._chunks: _Chunks | None = None
+
+    def plan_size(self, max_sequences: int) -> int:
+        return max_items(max_sequences, self._split_target) * WORDS_PER_ITEM
+
+    def plan_host(
+        self, seq_lens: np.ndarray, query_lens: np.ndarray, num_decodes: int, padded: int
+    ) -> np.ndarray | None:
+        return plan_decode(seq_lens[:num_decodes], padded, self._split_target) if padded else None
+
+    def plan(self, batch: ForwardBatch) -> None:
+        decodes_only = batch.num_decodes == len(batch.seq_lens)
+        self._chunks = None if decodes_only else _Chunks.of(batch)
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
+    ) -> torch.Tensor:
+        batch = current_batch()
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        if batch.num_decodes:
+            assert batch.plan is not None
+            decode_attention(
+                q,
+                self.k_cache[spec.layer_id],
+                self.v_cache[spec.layer_id],
+                out,
+                plan=batch.plan,
+                rows=batch.rows,
+                page_table=batch.page_table,
+                seq_lens=batch.seq_lens_device,
+                workspace=self._workspace(spec),
+                scale=spec.scale,
+                sliding_window=spec.sliding_window,
+                logit_soft_cap=spec.logit_soft_cap,
+                sinks=spec.sinks,
+            )
+        if self._chunks is not None:
+            self._prefill(q, k, v, out, spec, self._chunks)
+        return out
+
+    def _prefill(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+        spec: AttentionSpec,
+        chunks: _Chunks,
+    ) -> None:
+        batch, sequences = current_batch(), chunks.every
+        if chunks.long_fresh and fresh_prefill.usable(spec, q.dtype, q.device):
+            for start, tokens in chunks.long_fresh:
+                fresh_prefill.attend_chunk(q, k, v, out, start, tokens, spec.scale)
+            sequences = chunks.others
+        if not len(sequences):
+            return
+        tile = extend_tile(spec.head_dim, q.element_size())
+        tile_tokens = tokens_per_tile(tile, spec.num_heads // spec.num_kv_heads)
+        key = (len(sequences), tile_tokens)
+        if key not in chunks.tile_plans:
+            plan = plan_extend(batch.seq_lens, batch.query_lens, sequences, tile_tokens)
+            chunks.tile_plans[key] = _upload(plan, q.device)
+        extend_attention(
+            q,
+            k,
+            v,
+            self.k_cache[spec.layer_id],
+            self.v_cache[spec.layer_id],
+            out,
+            plan=chunks.tile_plans[key],
+            query_starts=batch.query_starts,
+            rows=batch.rows,
+            page_table=batch.page_table,
+            seq_lens=batch.seq_lens_device,
+            scale=spec.scale,
+            sliding_window=spec.sliding_window,
+            logit_soft_cap=spec.logit_soft_cap,
+            sinks=spec.sinks,
+            tile=tile,
+        )
+
+    def _workspace(self, spec: AttentionSpec) -> DecodeWorkspace:
+        """Shared by all layers of one shape, which run one after the other."""
+        key = (spec.num_heads, spec.head_dim)
+        if key not in self._workspaces:
+            self._workspaces[key] = DecodeWorkspace.allocate(
+                self._split_target,
+                spec.num_heads,
+                spec.num_kv_heads,
+                spec.head_dim,
+                self.k_cache[0].device,
+            )
+        return self._workspaces[key]
+
+
+def _multiprocessors(device: torch.device) -> int:
+    if device.type == "cpu":
+        return _INTERPRETER_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _upload(words: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy int32 words to the device without waiting for it."""
+    host = torch.from_numpy(words)
+    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)

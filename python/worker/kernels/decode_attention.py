@@ -1,0 +1,395 @@
+"""Decode attention: one query a sequence over a paged KV cache, split over the chip by a work list.
+
+The query heads that share a KV head are the rows of one tensor-core tile. A program computes one
+item of the work list for one KV head: a part of one sequence's keys. Sequences that have several
+parts leave partial results; whichever part arrives last merges them, always in the same order, so
+there is no second launch and the result does not depend on the arrival.
+(Flash-Decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html)
+"""
+
+# Launch options, such as num_warps, are no parameters of a kernel.
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from .attention_reference import softmax_attention
+from .online_softmax import NO_MAXIMUM, add_sink, online_softmax_step
+
+WORDS_PER_ITEM = 4
+_SURPLUS = -1
+# Items are ordered by length, longest first, but only this finely: sequences of similar length keep
+# the batch's order, in which those that share a prefix stand side by side and meet in the L2 cache.
+_LENGTH_CLASSES = 8
+_SMALLEST_ITEM = 64  # tokens
+_PROGRAMS_PER_MULTIPROCESSOR = 2
+_MERGED_AT_ONCE = 4096  # elements of partial results that a program holds in registers
+
+
+@dataclass(frozen=True)
+class DecodeTile:
+    """block_n: keys that a program takes at once; the others as Triton understands them."""
+
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def decode_tile(head_dim: int, itemsize: int) -> DecodeTile:
+    """The tile for a head size, given the bytes of an element of the cache."""
+    row_bytes = triton.next_power_of_2(head_dim) * itemsize
+    if row_bytes <= 128:
+        return DecodeTile(block_n=128, num_warps=4, num_stages=4)
+    if row_bytes <= 256:
+        return DecodeTile(block_n=64, num_warps=4, num_stages=4)
+    return DecodeTile(block_n=32, num_warps=4, num_stages=3)
+
+
+def split_target(multiprocessors: int, kv_heads: int) -> int:
+    """Into how many items the keys of a step are cut, so that they fill the chip.
+
+    An item makes a program for each KV head.
+    """
+    return max(1, _PROGRAMS_PER_MULTIPROCESSOR * multiprocessors // kv_heads)
+
+
+def max_items(sequences: int, target: int) -> int:
+    """How many items `plan_decode` makes of `sequences` at most."""
+    return sequences + target
+
+
+def max_partials(target: int) -> int:
+    """How many items of a plan belong to sequences with several, at most.
+
+    A sequence is cut when it is longer than one target-th of all keys, into less than twice as many
+    parts as it has target-ths.
+    """
+    return 2 * target
+
+
+def plan_decode(seq_lens: np.ndarray, padded: int, target: int) -> np.ndarray:
+    """The work list of a step: items of about equal length, the longest first.
+
+    seq_lens: [sequences] int32, all positive; rows from there up to `padded` get an item each, for
+        what their length on the device says
+    Returns [max_items(padded, target) * WORDS_PER_ITEM] int32. An item is (sequence, part, parts,
+    index of the sequence's first partial result); surplus items have the sequence -1.
+    """
+    blocks = -(-seq_lens // _SMALLEST_ITEM)
+    longest_item = max(1, -(-int(blocks.sum()) // target))
+    parts = np.ones(padded, dtype=np.int32)
+    parts[: len(seq_lens)] = -(-blocks // longest_item)
+    length = np.zeros(padded, dtype=np.int32)
+    length[: len(seq_lens)] = -(-blocks // parts[: len(seq_lens)])
+    partials = np.where(parts > 1, parts, 0)
+    first_partial = np.cumsum(partials) - partials
+    length_class = length * _LENGTH_CLASSES // (int(length.max(initial=0)) + 1)
+    order = np.argsort(-length_class, kind="stable")
+    sequence = np.repeat(order, parts[order])
+    ends = np.cumsum(parts[order])
+    plan = np.full((max_items(padded, target), WORDS_PER_ITEM), _SURPLUS, dtype=np.int32)
+    items = plan[: len(sequence)]
+    items[:, 0] = sequence
+    items[:, 1] = np.arange(len(sequence)) - np.repeat(ends - parts[order], parts[order])
+    items[:, 2] = parts[sequence]
+    items[:, 3] = first_partial[sequence]
+    return plan.reshape(-1)
+
+
+@dataclass(frozen=True)
+class DecodeWorkspace:
+    """What parts of one sequence hand to the one that merges them.
+
+    outs: [partials, heads, head_dim] float32; lse: [partials, heads] float32, log2 of the sum of
+    exponentials; arrived: [partials, kv_heads] int32, zero between launches
+    """
+
+    outs: torch.Tensor
+    lse: torch.Tensor
+    arrived: torch.Tensor
+
+    @classmethod
+    def allocate(
+        cls, target: int, heads: int, kv_heads: int, head_dim: int, device: torch.device
+    ) -> DecodeWorkspace:
+        partials = max_partials(target)
+        return cls(
+            torch.empty((partials, heads, head_dim), dtype=torch.float32, device=device),
+            torch.empty((partials, heads), dtype=torch.float32, device=device),
+            torch.zeros((partials, kv_heads), dtype=torch.int32, device=device),
+        )
+
+
+def decode_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    plan: torch.Tensor,
+    rows: torch.Tensor,
+    page_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    workspace: DecodeWorkspace,
+    scale: float,
+    sliding_window: int | None = None,
+    logit_soft_cap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    tile: DecodeTile | None = None,
+) -> None:
+    """Write to `out` what each sequence's one query sees; rows of length 0 become zero.
+
+    q, out: [sequences, heads, head_dim], the last two axes contiguous
+    k_cache, v_cache: [slots, kv_heads, head_dim] contiguous, in q's dtype or an 8-bit float
+    plan: `plan_decode`'s words, all of them; rows: [sequences]; page_table: [rows, context] int32
+    seq_lens: [sequences] int32, the query's own token included; sinks: [heads] float32
+    """
+    heads, head_dim = q.shape[1:]
+    kv_heads = k_cache.shape[1]
+    tile = tile or decode_tile(head_dim, k_cache.element_size())
+    group = heads // kv_heads
+    head_pad = triton.next_power_of_2(head_dim)
+    group_pad = triton.next_power_of_2(group)
+    _decode_kernel[(kv_heads * (len(plan) // WORDS_PER_ITEM),)](
+        q,
+        k_cache,
+        v_cache,
+        out,
+        workspace.outs,
+        workspace.lse,
+        workspace.arrived,
+        plan,
+        rows,
+        page_table,
+        seq_lens,
+        sinks,
+        scale,
+        q.stride(0),
+        out.stride(0),
+        page_table.stride(0),
+        KV_HEADS=kv_heads,
+        GROUP=group,
+        GROUP_PAD=group_pad,
+        HEAD_DIM=head_dim,
+        HEAD_PAD=head_pad,
+        BLOCK_H=max(16, group_pad),  # the smallest tensor-core tile has 16 rows
+        BLOCK_N=tile.block_n,
+        MERGED=max(1, _MERGED_AT_ONCE // (group_pad * head_pad)),
+        WINDOW=sliding_window,
+        SOFT_CAP=logit_soft_cap,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+
+
+# Plans and lengths are slices of one buffer: whether they start at a multiple of 16 bytes changes
+# from step to step, and must not compile the kernel again.
+@triton.jit(do_not_specialize_on_alignment=["plan", "rows", "seq_lens"])
+def _decode_kernel(
+    q,
+    k_cache,
+    v_cache,
+    out,
+    partial_outs,
+    partial_lse,
+    arrived,
+    plan,
+    rows,
+    page_table,
+    seq_lens,
+    sinks,
+    scale,
+    q_stride,
+    out_stride,
+    table_stride,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PAD: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MERGED: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+):
+    # KV heads run side by side: together they read whole cache rows.
+    kv_head = tl.program_id(0) % KV_HEADS
+    item = plan + tl.program_id(0) // KV_HEADS * 4
+    sequence = tl.load(item)
+    if sequence < 0:
+        return
+    part, parts, first_partial = tl.load(item + 1), tl.load(item + 2), tl.load(item + 3)
+    seq_len = tl.load(seq_lens + sequence)
+    slots_of = page_table + tl.load(rows + sequence).to(tl.int64) * table_stride
+    begin = 0 if WINDOW is None else tl.maximum(seq_len - WINDOW, 0)
+    blocks = tl.cdiv(seq_len - begin, BLOCK_N)
+    start = begin + blocks * part // parts * BLOCK_N
+    end = tl.minimum(begin + blocks * (part + 1) // parts * BLOCK_N, seq_len)
+
+    row = tl.arange(0, BLOCK_H)
+    dim = tl.arange(0, HEAD_PAD)
+    in_group = row < GROUP
+    in_head = (dim < HEAD_DIM)[None, :]
+    head = kv_head * GROUP + row
+    element = head[:, None] * HEAD_DIM + dim[None, :]
+    queries = tl.load(
+        q + sequence.to(tl.int64) * q_stride + element, mask=in_group[:, None] & in_head, other=0.0
+    )
+
+    maximum = tl.full([BLOCK_H], NO_MAXIMUM, tl.float32)
+    total = tl.zeros([BLOCK_H], tl.float32)
+    acc = tl.zeros([BLOCK_H, HEAD_PAD], tl.float32)
+    # Past the end the last token is read again: nothing foreign, and no mask. Slots are loaded a
+    # block ahead and by hand: as a chain of loads in the loop, they would take half of its stages.
+    token = start + tl.arange(0, BLOCK_N)
+    last = tl.maximum(end - 1, 0)
+    slot = tl.load(slots_of + tl.minimum(token, last))
+    for _ in range(start, end, BLOCK_N):
+        offset = slot.to(tl.int64) * (KV_HEADS * HEAD_DIM) + kv_head * HEAD_DIM
+        offset = offset[:, None] + dim[None, :]
+        slot = tl.load(slots_of + tl.minimum(token + BLOCK_N, last))
+        if HEAD_PAD == HEAD_DIM:
+            keys, values = tl.load(k_cache + offset), tl.load(v_cache + offset)
+        else:
+            keys = tl.load(k_cache + offset, mask=in_head, other=0.0)
+            values = tl.load(v_cache + offset, mask=in_head, other=0.0)
+        scores = tl.dot(queries, tl.trans(keys.to(queries.dtype)), input_precision="ieee")
+        visible = (token < end)[None, :]
+        weights, maximum, total, rescale = online_softmax_step(
+            scores, visible, maximum, total, scale, SOFT_CAP
+        )
+        acc = tl.dot(
+            weights.to(queries.dtype),
+            values.to(queries.dtype),
+            acc * rescale[:, None],
+            input_precision="ieee",
+        )
+        token += BLOCK_N
+
+    out += sequence.to(tl.int64) * out_stride
+    if parts == 1:
+        if sinks is not None:
+            total, rescale = add_sink(maximum, total, sinks, head, in_group)
+            acc *= rescale[:, None]
+        acc /= tl.where(total > 0, total, 1.0)[:, None]
+        tl.store(out + element, acc.to(out.dtype.element_ty), mask=in_group[:, None] & in_head)
+        return
+
+    total = tl.where(total > 0, total, 1.0)  # a part without keys counts by its maximum, not at all
+    lse = partial_lse + (first_partial + part) * (KV_HEADS * GROUP)
+    tl.store(lse + head, maximum + tl.log2(total), mask=in_group)
+    acc /= total[:, None]
+    partial = partial_outs + (first_partial + part) * (KV_HEADS * GROUP * HEAD_DIM)
+    tl.store(partial + element, acc, mask=in_group[:, None] & in_head)
+    tl.debug_barrier()  # all threads have stored before one of them says so
+    counter = arrived + first_partial * KV_HEADS + kv_head
+    if tl.atomic_add(counter, 1, sem="acq_rel") == parts - 1:
+        tl.store(counter, 0)
+        _merge_parts(
+            out,
+            partial_outs,
+            partial_lse,
+            first_partial,
+            parts,
+            kv_head,
+            sinks,
+            KV_HEADS,
+            GROUP,
+            GROUP_PAD,
+            HEAD_DIM,
+            HEAD_PAD,
+            MERGED,
+        )
+
+
+@triton.jit
+def _merge_parts(
+    out,
+    partial_outs,
+    partial_lse,
+    first_partial,
+    parts,
+    kv_head,
+    sinks,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PAD: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    MERGED: tl.constexpr,
+):
+    """Write one KV head's query heads of a sequence: its parts' results, weighted by their sums."""
+    row = tl.arange(0, GROUP_PAD)
+    dim = tl.arange(0, HEAD_PAD)
+    in_group = row < GROUP
+    in_row = in_group[:, None] & (dim < HEAD_DIM)[None, :]
+    head = kv_head * GROUP + row
+    element = head[:, None] * HEAD_DIM + dim[None, :]
+    maximum = tl.full([GROUP_PAD], NO_MAXIMUM, tl.float32)
+    total = tl.zeros([GROUP_PAD], tl.float32)
+    acc = tl.zeros([GROUP_PAD, HEAD_PAD], tl.float32)
+    for first in range(0, parts, MERGED):
+        part = first + tl.arange(0, MERGED)
+        index = first_partial + part
+        exists = part < parts
+        # Other multiprocessors wrote this: past the L1 cache.
+        lse = tl.load(
+            partial_lse + index[:, None] * (KV_HEADS * GROUP) + head[None, :],
+            mask=exists[:, None] & in_group[None, :],
+            other=-float("inf"),
+            cache_modifier=".cg",
+        )
+        outs = tl.load(
+            partial_outs + index[:, None, None] * (KV_HEADS * GROUP * HEAD_DIM) + element[None],
+            mask=exists[:, None, None] & in_row[None],
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        new_maximum = tl.maximum(maximum, tl.max(lse, 0))
+        weight = tl.exp2(lse - new_maximum[None, :])
+        rescale = tl.exp2(maximum - new_maximum)
+        total = total * rescale + tl.sum(weight, 0)
+        acc = acc * rescale[:, None] + tl.sum(outs * weight[:, :, None], 0)
+        maximum = new_maximum
+    if sinks is not None:
+        total, rescale = add_sink(maximum, total, sinks, head, in_group)
+        acc *= rescale[:, None]
+    acc /= tl.where(total > 0, total, 1.0)[:, None]
+    tl.store(out + element, acc.to(out.dtype.element_ty), mask=in_row)
+
+
+def decode_attention_reference(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    *,
+    rows: torch.Tensor,
+    page_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    scale: float,
+    sliding_window: int | None = None,
+    logit_soft_cap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What `decode_attention` writes, sequence by sequence in float32; shapes as there."""
+    out = torch.zeros_like(q)
+    for s, (row, length) in enumerate(zip(rows.tolist(), seq_lens.tolist(), strict=True)):
+        slots = page_table[row, :length].long()
+        if length:
+            out[s : s + 1] = softmax_attention(
+                q[s : s + 1],
+                k_cache[slots],
+                v_cache[slots],
+                scale=scale,
+                sliding_window=sliding_window,
+                logit_soft_cap=logit_soft_cap,
+                sinks=sinks,
+            )
+    return out

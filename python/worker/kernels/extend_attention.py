@@ -1,0 +1,334 @@
+"""Extend attention: prompt chunks, each after its cached prefix (paged) and causal within itself.
+
+The rows of a tile are the query heads of one KV head for some consecutive tokens, so that a short
+chunk fills the tile too and keys are loaded once for the whole group. A program reads the prefix
+through the page table, then the step's own keys and values as they are given: fully visible blocks
+first, and only those at the diagonal with a mask.
+(FlashAttention-2: https://arxiv.org/abs/2307.08691)
+"""
+
+# Launch options, such as num_warps, are no parameters of a kernel.
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from .attention_reference import softmax_attention
+from .online_softmax import NO_MAXIMUM, add_sink, online_softmax_step
+
+WORDS_PER_TILE = 2
+
+
+@dataclass(frozen=True)
+class ExtendTile:
+    """block_m: rows (tokens times query heads of a group), block_n: keys at once."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def extend_tile(head_dim: int, itemsize: int) -> ExtendTile:
+    """The tile for a head size, given the bytes of an element of the queries."""
+    row_bytes = triton.next_power_of_2(head_dim) * itemsize
+    if row_bytes <= 128:
+        return ExtendTile(block_m=128, block_n=128, num_warps=8, num_stages=3)
+    if row_bytes <= 256:
+        return ExtendTile(block_m=128, block_n=64, num_warps=8, num_stages=3)
+    if row_bytes <= 512:
+        return ExtendTile(block_m=64, block_n=64, num_warps=4, num_stages=2)
+    return ExtendTile(block_m=32, block_n=32, num_warps=4, num_stages=2)
+
+
+def tokens_per_tile(tile: ExtendTile, group: int) -> int:
+    """How many tokens' queries, `group` heads each, a tile holds."""
+    assert group <= tile.block_m, f"{group} query heads share a KV head: more than a tile's rows"
+    return tile.block_m // group
+
+
+def plan_extend(
+    seq_lens: np.ndarray, query_lens: np.ndarray, sequences: np.ndarray, tile_tokens: int
+) -> np.ndarray:
+    """The work list of some chunks: those with the most work first, each from its last tile on.
+
+    A chunk's tiles stay together, so that its keys are read from the L2 cache; the last tiles see
+    the most keys and start first, so that what ends the launch is short.
+
+    seq_lens, query_lens: int32, of all the step's sequences; sequences: [chunks], whose to plan
+    Returns [tiles * WORDS_PER_TILE] int32: (sequence, first token of the tile in its chunk).
+    """
+    chunk_tokens = query_lens[sequences].astype(np.int64)
+    order = np.argsort(-chunk_tokens * (seq_lens[sequences] - chunk_tokens // 2), kind="stable")
+    tiles = -(-chunk_tokens[order] // tile_tokens)
+    ends = np.cumsum(tiles)
+    plan = np.empty((int(ends[-1]), WORDS_PER_TILE), dtype=np.int32)
+    plan[:, 0] = np.repeat(sequences[order], tiles)
+    plan[:, 1] = (np.repeat(ends, tiles) - 1 - np.arange(len(plan))) * tile_tokens
+    return plan.reshape(-1)
+
+
+def extend_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    plan: torch.Tensor,
+    query_starts: torch.Tensor,
+    rows: torch.Tensor,
+    page_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    scale: float,
+    sliding_window: int | None = None,
+    logit_soft_cap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    tile: ExtendTile | None = None,
+) -> None:
+    """Write to `out` what the chunks' queries see; the rows of other tokens are left alone.
+
+    q, out: [tokens, heads, head_dim], k, v: [tokens, kv_heads, head_dim], the whole step's; the
+        last two axes contiguous, any stride between tokens
+    k_cache, v_cache: [slots, kv_heads, head_dim] contiguous, in q's dtype or an 8-bit float
+    plan: `plan_extend`'s words, made with `tokens_per_tile` of the same tile
+    query_starts: [sequences + 1] int32; rows: [sequences]; page_table: [rows, context] int32
+    seq_lens: [sequences] int32, the chunk included; sinks: [heads] float32
+    """
+    heads, head_dim = q.shape[1:]
+    kv_heads = k.shape[1]
+    tile = tile or extend_tile(head_dim, q.element_size())
+    group = heads // kv_heads
+    _extend_kernel[(kv_heads * (len(plan) // WORDS_PER_TILE),)](
+        q,
+        k,
+        v,
+        k_cache,
+        v_cache,
+        out,
+        plan,
+        query_starts,
+        rows,
+        page_table,
+        seq_lens,
+        sinks,
+        scale,
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
+        out.stride(0),
+        page_table.stride(0),
+        KV_HEADS=kv_heads,
+        GROUP=group,
+        TILE_TOKENS=tokens_per_tile(tile, group),
+        HEAD_DIM=head_dim,
+        HEAD_PAD=triton.next_power_of_2(head_dim),
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        WINDOW=sliding_window,
+        SOFT_CAP=logit_soft_cap,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+
+
+# See the decode kernel for why alignment is left out.
+@triton.jit(do_not_specialize_on_alignment=["plan", "query_starts", "rows", "seq_lens"])
+def _extend_kernel(
+    q,
+    k,
+    v,
+    k_cache,
+    v_cache,
+    out,
+    plan,
+    query_starts,
+    rows,
+    page_table,
+    seq_lens,
+    sinks,
+    scale,
+    q_stride,
+    k_stride,
+    v_stride,
+    out_stride,
+    table_stride,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILE_TOKENS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+):
+    kv_head = tl.program_id(0) % KV_HEADS
+    tile = plan + tl.program_id(0) // KV_HEADS * 2
+    sequence, first = tl.load(tile), tl.load(tile + 1)
+    chunk_start = tl.load(query_starts + sequence)
+    chunk_tokens = tl.load(query_starts + sequence + 1) - chunk_start
+    prefix = tl.load(seq_lens + sequence) - chunk_tokens
+    slots_of = page_table + tl.load(rows + sequence).to(tl.int64) * table_stride
+
+    row = tl.arange(0, BLOCK_M)
+    dim = tl.arange(0, HEAD_PAD)
+    end = tl.minimum(first + TILE_TOKENS, chunk_tokens)
+    query = first + row // GROUP  # token in the chunk
+    exists = (query < end) & (row < TILE_TOKENS * GROUP)
+    query = tl.minimum(query, end - 1)
+    token = (chunk_start + query).to(tl.int64)
+    head = kv_head * GROUP + row % GROUP
+    element = (head * HEAD_DIM)[:, None] + dim[None, :]
+    in_head = (dim < HEAD_DIM)[None, :]
+    queries = tl.load(q + token[:, None] * q_stride + element, mask=in_head, other=0.0)
+
+    maximum = tl.full([BLOCK_M], NO_MAXIMUM, tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, HEAD_PAD], tl.float32)
+
+    # Keys count from the start of the prefix, then from the start of the chunk.
+    k_own = k + chunk_start.to(tl.int64) * k_stride + kv_head * HEAD_DIM
+    v_own = v + chunk_start.to(tl.int64) * v_stride + kv_head * HEAD_DIM
+    seen_from = 0
+    own_from = 0
+    if WINDOW is not None:
+        seen_from = tl.minimum(tl.maximum(prefix + first - (WINDOW - 1), 0), prefix)
+        own_from = tl.maximum(first - (WINDOW - 1), 0)
+    acc, maximum, total = _attend(
+        queries, acc, maximum, total, k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM,
+        slots_of, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, seen_from, prefix, prefix + query,
+        scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP, True,
+    )  # fmt: skip
+    diagonal = own_from
+    if WINDOW is None:
+        diagonal = (first + 1) // BLOCK_N * BLOCK_N
+        acc, maximum, total = _attend(
+            queries, acc, maximum, total, k_own, v_own,
+            None, k_stride, v_stride, own_from, diagonal, query,
+            scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP, False,
+        )  # fmt: skip
+    acc, maximum, total = _attend(
+        queries, acc, maximum, total, k_own, v_own,
+        None, k_stride, v_stride, diagonal, end, query,
+        scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP, True,
+    )  # fmt: skip
+
+    if sinks is not None:
+        total, rescale = add_sink(maximum, total, sinks, head, exists)
+        acc *= rescale[:, None]
+    acc /= total[:, None]
+    tl.store(
+        out + token[:, None] * out_stride + element,
+        acc.to(out.dtype.element_ty),
+        mask=exists[:, None] & in_head,
+    )
+
+
+@triton.jit
+def _attend(
+    queries,
+    acc,
+    maximum,
+    total,
+    k_head,
+    v_head,
+    slots_of,
+    k_stride,
+    v_stride,
+    start,
+    end,
+    query,
+    scale,
+    dim,
+    in_head,
+    PADDED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Take in the keys [start, end): through `slots_of`, or, where that is None, one after another.
+
+    query: [rows], the last key that each row sees; unmasked, all rows see all keys and `end` is a
+    whole number of blocks away.
+    """
+    # Past the end the last key is read again: nothing foreign, and no mask. Slots are loaded a
+    # block ahead, as in the decode kernel.
+    key = start + tl.arange(0, BLOCK_N)
+    final = tl.maximum(end - 1, 0)
+    at = tl.minimum(key, final)
+    if slots_of is not None:
+        at = tl.load(slots_of + at)
+    for _ in range(start, end, BLOCK_N):
+        k_at = at.to(tl.int64)[:, None] * k_stride + dim[None, :]
+        v_at = at.to(tl.int64)[:, None] * v_stride + dim[None, :]
+        at = tl.minimum(key + BLOCK_N, final)
+        if slots_of is not None:
+            at = tl.load(slots_of + at)
+        if PADDED:
+            keys = tl.load(k_head + k_at, mask=in_head, other=0.0)
+            values = tl.load(v_head + v_at, mask=in_head, other=0.0)
+        else:
+            keys, values = tl.load(k_head + k_at), tl.load(v_head + v_at)
+        scores = tl.dot(queries, tl.trans(keys.to(queries.dtype)), input_precision="ieee")
+        visible = None
+        if MASKED:
+            visible = key[None, :] <= tl.minimum(query, final)[:, None]
+            if WINDOW is not None:
+                visible &= key[None, :] > (query - WINDOW)[:, None]
+        weights, maximum, total, rescale = online_softmax_step(
+            scores, visible, maximum, total, scale, SOFT_CAP
+        )
+        acc = tl.dot(
+            weights.to(queries.dtype),
+            values.to(queries.dtype),
+            acc * rescale[:, None],
+            input_precision="ieee",
+        )
+        key += BLOCK_N
+    return acc, maximum, total
+
+
+def extend_attention_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    *,
+    query_starts: torch.Tensor,
+    rows: torch.Tensor,
+    page_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    sequences: Sequence[int],
+    scale: float,
+    sliding_window: int | None = None,
+    logit_soft_cap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What `extend_attention` writes for `sequences`, in float32; other rows are zero."""
+    out = torch.zeros_like(q)
+    starts, lengths = query_starts.tolist(), seq_lens.tolist()
+    for s in sequences:
+        own = slice(starts[s], starts[s + 1])
+        prefix = lengths[s] - (starts[s + 1] - starts[s])
+        slots = page_table[rows[s], :prefix].long()
+        out[own] = softmax_attention(
+            q[own],
+            torch.cat([k_cache[slots].to(k.dtype), k[own]]),
+            torch.cat([v_cache[slots].to(v.dtype), v[own]]),
+            scale=scale,
+            sliding_window=sliding_window,
+            logit_soft_cap=logit_soft_cap,
+            sinks=sinks,
+        )
+    return out

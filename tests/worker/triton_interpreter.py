@@ -1,0 +1,20 @@
+"""Triton's interpreter as the tests need it; without a GPU, tests/conftest.py chooses it."""
+
+import pytest
+
+pytest.importorskip("triton")
+
+from triton.runtime import interpreter
+
+
+def allow_loop_bounds() -> None:
+    """Let loaded values bound a loop: they are arrays of one element, which numpy 2.4 turns into
+    integers no more.
+    """
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch
