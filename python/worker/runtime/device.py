@@ -32,6 +32,25 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def choose_kv_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype for `--kv-cache-dtype`; "auto" is the model's."""
+    chosen = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+    return dtype if name == "auto" else chosen[name]
+
+
+def check_fp8(dtype: torch.dtype, device: torch.device) -> None:
+    """Raise DeviceError if `device` cannot multiply FP8 weights with activations of `dtype`."""
+    if device.type != "cuda":
+        return
+    if torch.cuda.get_device_capability(device) < (8, 9):
+        raise DeviceError(
+            f"--quantization fp8: {torch.cuda.get_device_name(device)} does not multiply FP8; it "
+            "needs compute capability 8.9 or later"
+        )
+    if dtype != torch.bfloat16:
+        raise DeviceError(f"--quantization fp8 needs --dtype bfloat16, not {dtype}")
+
+
 def set_threads(num_threads: int | None) -> int:
     """Use `num_threads` CPU threads, or as many as the process may run on; returns how many."""
     if num_threads is None:

@@ -17,7 +17,14 @@ from ..sampling.batch import SamplingBatch
 from ..sampling.sampler import sample
 from .batches import BatchBuilder, Uploader
 from .cuda_graphs import DecodeGraphs
-from .device import choose_device, choose_dtype, free_memory, set_threads
+from .device import (
+    check_fp8,
+    choose_device,
+    choose_dtype,
+    choose_kv_dtype,
+    free_memory,
+    set_threads,
+)
 from .kv_pool import KVPool, pool_tokens
 from .step_input import PendingTokens, StepInput
 from .weights import load_weights
@@ -34,6 +41,8 @@ class ModelRunner:
         *,
         load_format: str = "auto",
         dtype: str = "auto",
+        quantization: str | None = None,
+        kv_cache_dtype: str = "auto",
         device: str = "auto",
         num_threads: int | None = None,
         context_length: int | None = None,
@@ -47,6 +56,9 @@ class ModelRunner:
         self.config: ModelConfig = load_model_config(model_path)
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
+        self.kv_dtype = choose_kv_dtype(kv_cache_dtype, self.dtype)
+        if quantization is not None:
+            check_fp8(self.dtype, self.device)
         if self.device.type == "cpu":
             set_threads(num_threads)
         free_bytes = free_memory(self.device)
@@ -59,6 +71,8 @@ class ModelRunner:
             seed=seed,
             progress=lambda fraction: progress("loading weights", fraction),
         )
+        if quantization is not None:
+            self.model.quantize_weights()
         self.weights_bytes = self.model.weights_bytes()
         self.model.pack_weights()
         progress("allocating the KV cache", 0.0)
@@ -76,7 +90,7 @@ class ModelRunner:
             num_layers=self.config.num_layers,
             num_kv_heads=self.config.num_kv_heads,
             head_dim=self.config.head_dim,
-            dtype=self.dtype,
+            dtype=self.kv_dtype,
             device=self.device,
         )
         self._backend = attention_backend(
@@ -86,7 +100,8 @@ class ModelRunner:
 
     def _bytes_per_token(self) -> int:
         config = self.config
-        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.dtype.itemsize
+        numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+        return numbers * self.kv_dtype.itemsize
 
     # ===== batches =====
 

@@ -32,6 +32,8 @@ def build_scheduler(
         resolve_model_path(args.model_path),
         load_format=args.load_format,
         dtype=args.dtype,
+        quantization=args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
         device=args.device,
         num_threads=args.num_threads,
         context_length=args.context_length,
