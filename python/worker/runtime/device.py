@@ -20,7 +20,11 @@ def choose_device(name: str) -> torch.device:
         raise DeviceError(
             "--device cuda: torch finds no CUDA device on this machine; use --device cpu"
         )
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    # Prefill batches differ in size from step to step: fixed segments would come to lie in pieces.
+    torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    return torch.device("cuda")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -25,7 +25,7 @@ from .device import (
     free_memory,
     set_threads,
 )
-from .kv_pool import KVPool, pool_tokens
+from .kv_pool import KVPool, OutOfMemory, pool_tokens
 from .step_input import PendingTokens, StepInput
 from .weights import load_weights
 
@@ -33,7 +33,10 @@ Progress = Callable[[str, float], None]
 
 
 class ModelRunner:
-    """Owns weights and KV pool; `total_tokens` is the pool's size."""
+    """Owns weights and KV pool; `total_tokens` is the pool's size.
+
+    `max_sequences` is how many sequences the page table will hold: a GPU keeps memory for it.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class ModelRunner:
         mem_fraction_static: float = 0.9,
         max_total_tokens: int | None = None,
         page_size: int = 1,
+        max_sequences: int = 0,
         backend: str | None = None,
         seed: int = 0,
         progress: Progress = lambda stage, fraction: None,
@@ -79,6 +83,7 @@ class ModelRunner:
         self.total_tokens = pool_tokens(
             free_bytes=free_bytes,
             weights_bytes=self.weights_bytes,
+            table_bytes=self._table_bytes(max_sequences),
             bytes_per_token=self._bytes_per_token(),
             mem_fraction_static=mem_fraction_static,
             max_total_tokens=max_total_tokens,
@@ -103,6 +108,9 @@ class ModelRunner:
         numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim
         return numbers * self.kv_dtype.itemsize
 
+    def _table_bytes(self, max_sequences: int) -> int:
+        return 0 if self.device.type == "cpu" else 4 * max_sequences * self.context_length
+
     # ===== batches =====
 
     def set_page_table(self, table: np.ndarray) -> None:
@@ -115,6 +123,7 @@ class ModelRunner:
             page_table = torch.from_numpy(table)
         else:
             page_table = torch.zeros((rows + 1, columns), dtype=torch.int32, device=self.device)
+            page_table[rows].fill_(self.total_tokens)  # the spare row: nothing but the spare slot
         self.next_tokens = torch.zeros(
             rows + 1, dtype=torch.int64 if on_cpu else torch.int32, device=self.device
         )
@@ -138,6 +147,33 @@ class ModelRunner:
                 spare_slot=self.total_tokens,
                 progress=lambda fraction: progress("capturing CUDA graphs", fraction),
             )
+
+    def warm_up(self, prompt_tokens: int) -> None:
+        """Compute a prompt of `prompt_tokens` tokens in the spare slot, on a GPU.
+
+        It compiles what prefill needs, and takes the memory that the largest chunk will take.
+        Raises OutOfMemory if there is not so much left.
+        """
+        if self.device.type == "cpu":
+            return
+        tokens = np.full(prompt_tokens, self.total_tokens, dtype=np.int32)
+        length = np.array([prompt_tokens], dtype=np.int32)
+        step = StepInput(
+            rows=np.array([len(self._page_table) - 1], dtype=np.int32),
+            seq_lens=length,
+            query_lens=length,
+            num_decodes=0,
+            prompt_ids=np.zeros_like(tokens),
+            out_slots=tokens,
+            sampled=np.zeros(1, dtype=np.int32),
+        )
+        try:
+            self.launch(step).wait()
+        except torch.OutOfMemoryError:
+            raise OutOfMemory(
+                f"the GPU's memory does not last for a chunk of {prompt_tokens} tokens beside "
+                "weights and KV cache; lower --mem-fraction-static or --chunked-prefill-size"
+            ) from None
 
     # ===== steps =====
 
