@@ -23,7 +23,7 @@ def choose_device(name: str) -> torch.device:
     if not available or name == "cpu":
         return torch.device("cpu")
     # Prefill batches differ in size from step to step: fixed segments would come to lie in pieces.
-    torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
     return torch.device("cuda")
 
 
