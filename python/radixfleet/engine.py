@@ -223,7 +223,6 @@ class Engine:
         return answer if self.tokenizer is None else {"text": output.text} | answer
 
 
-
 def _load_tokenizer(server_args: ServerArgs) -> Tokenizer:
     template = server_args.chat_template
     return load_tokenizer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,6 +32,10 @@ class AttentionSpec:
     sinks: torch.Tensor | None = None
 
 
+class UnsupportedAttention(RuntimeError):
+    """A backend cannot serve this model here; the message is one line for the user."""
+
+
 class AttentionBackend(ABC):
     """Attention over a paged KV cache.
 
@@ -47,6 +51,14 @@ class AttentionBackend(ABC):
     def __init__(self, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]) -> None:
         self.k_cache = k_cache
         self.v_cache = v_cache
+
+    def prepare(  # noqa: B027 - most backends learn the shapes from the layers
+        self, specs: Sequence[AttentionSpec], dtype: torch.dtype
+    ) -> None:
+        """Called once, before all steps: the layers' shapes and the dtype of queries.
+
+        Raises UnsupportedAttention if the backend cannot compute them.
+        """
 
     def plan_size(self, max_sequences: int) -> int:
         """How many words `plan_host` returns at most for so many decoding sequences."""

@@ -27,6 +27,7 @@ class ForwardBatch:
     On the host:
     seq_lens, query_lens: [sequences] int32; `query_lens` is 1 for a decoding one
     num_decodes: how many of the sequences, the first ones, decode
+    captured: whether a CUDA graph reads the tensors; then the host's arrays say nothing
     """
 
     input_ids: torch.Tensor
@@ -40,3 +41,4 @@ class ForwardBatch:
     query_lens: np.ndarray
     num_decodes: int
     plan: torch.Tensor | None = None
+    captured: bool = False

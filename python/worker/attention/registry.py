@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -23,9 +24,23 @@ def _triton() -> Factory:
     return TritonBackend
 
 
+def _flashinfer() -> Factory:
+    from .flashinfer import FlashInferBackend
+
+    return FlashInferBackend
+
+
+def _flashinfer_fa3() -> Factory:
+    from .flashinfer import FlashInferBackend
+
+    return partial(FlashInferBackend, prefill_kernels="fa3")
+
+
 ATTENTION_BACKENDS: dict[str, Callable[[], Factory]] = {
     "torch_native": _torch_native,
     "triton": _triton,
+    "flashinfer": _flashinfer,
+    "flashinfer_fa3": _flashinfer_fa3,
 }
 
 

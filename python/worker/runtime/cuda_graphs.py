@@ -125,6 +125,7 @@ class DecodeGraphs:
             query_lens=np.ones(size, dtype=np.int32),
             num_decodes=size,
             plan=plan if plan_words else None,
+            captured=True,
         )
         none = np.empty(0, dtype=np.int32)
         self._fill(batch, plan_words, none, none, none)

@@ -101,6 +101,7 @@ class ModelRunner:
         self._backend = attention_backend(
             backend or default_backend(self.device), self.pool.k, self.pool.v
         )
+        self._backend.prepare(self.model.attention_specs, self.dtype)
         self._graphs: DecodeGraphs | None = None
 
     def _bytes_per_token(self) -> int:

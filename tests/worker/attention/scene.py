@@ -63,6 +63,7 @@ class Scene:
         """What a backend computes in a step like the model runner's."""
         k_cache, v_cache = self.k_cache.to(dtype), self.v_cache.to(dtype)
         backend = backend_type([k_cache], [v_cache])
+        backend.prepare([self.spec], dtype)
         decodes = self.batch.num_decodes
         words = backend.plan_host(
             self.batch.seq_lens, self.batch.query_lens, decodes, padded=decodes
