@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
         "worker.distributed",
         "worker.gguf_file",
     },
-    "worker.sampling": set(),
+    "worker.sampling": {"worker.kernels"},
     "worker.cache": set(),
     "worker.runtime": {
         "worker.models",

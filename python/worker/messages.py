@@ -16,7 +16,8 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
 
     `temperature` 0 means greedy. `top_k` -1 means all tokens. `stop_token_ids` end a request also
     when `ignore_eos` is set. Stop strings are not here: the HTTP process, which has the text,
-    watches for them.
+    watches for them. `logit_bias` [(token, value)] is added to logits; before `min_new_tokens` are
+    there no stop token comes.
     """
 
     max_new_tokens: int
@@ -27,6 +28,22 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_new_tokens: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether logits are changed before a token is chosen."""
+        return bool(
+            self.frequency_penalty
+            or self.presence_penalty
+            or self.repetition_penalty != 1.0
+            or self.min_new_tokens
+            or self.logit_bias
+        )
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, array_like=True, tag="generate"):

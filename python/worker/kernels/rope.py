@@ -84,7 +84,8 @@ def qk_norm_rope_write(
     )
 
 
-@triton.jit
+# Positions and slots are parts of a step's one upload: one compiled kernel for any alignment.
+@triton.jit(do_not_specialize_on_alignment=["positions", "out_slots"])
 def _qk_norm_rope_write(
     qkv,
     positions,

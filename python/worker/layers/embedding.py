@@ -49,15 +49,12 @@ class LMHead(nn.Module):
         self._packed: torch.Tensor | None = None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: [rows, hidden], normalized.
-
-        Returns [rows, vocab] float32, computed in the model's dtype.
-        """
+        """hidden: [rows, hidden], normalized. Returns [rows, vocab] in the model's dtype."""
         if self._packed is not None:
             logits = packed_linear(hidden, self._packed)
         else:
             logits = F.linear(hidden, self.weight)
-        return self._parallel.all_gather(logits, self._share.total).float()
+        return self._parallel.all_gather(logits, self._share.total)
 
     def pack(self) -> None:
         """Bring the loaded weight into the fastest layout; a tied one stays, for the embedding."""

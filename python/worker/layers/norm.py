@@ -26,6 +26,10 @@ class RMSNorm(nn.Module):
         Returns the normalized sum, and the sum itself: it is `residual`, changed in place, or x if
         there is none.
         """
+        if x.is_cuda:
+            from ..kernels.norm import add_rms_norm
+
+            return add_rms_norm(x, residual, self.weight, self.eps)
         residual = x if residual is None else residual.add_(x)
         return F.rms_norm(residual, self._shape, self.weight, self.eps), residual
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -72,7 +74,22 @@ def _yarn_amplitude(config: RopeConfig) -> float:
 
 # ===== RotaryEmbedding =====
 
-Rotation = tuple[torch.Tensor, torch.Tensor]
+
+@dataclass(frozen=True)
+class Rotation:
+    """How the tokens of one step are turned.
+
+    table: [max_positions, 2, head_dim], of `RotaryEmbedding`; positions: [tokens], of any integer
+    """
+
+    table: torch.Tensor
+    positions: torch.Tensor
+
+    @cached_property
+    def cos_sin(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of the tokens, each [tokens, 1, head_dim]: gathered once a step."""
+        cos, sin = self.table.index_select(0, self.positions).chunk(2, dim=1)
+        return cos, sin
 
 
 class RotaryEmbedding(nn.Module):
@@ -95,9 +112,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, positions: torch.Tensor) -> Rotation:
-        """positions: [tokens] int64. Returns cosines and sines, each [tokens, 1, head_dim]."""
-        cos, sin = self.table.index_select(0, positions).chunk(2, dim=1)
-        return cos, sin
+        return Rotation(self.table, positions)
 
 
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
@@ -105,6 +120,6 @@ def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
 
     x: [tokens, heads, head_dim]; returns it new.
     """
-    cos, sin = rotation
+    cos, sin = rotation.cos_sin
     swapped = x.roll(x.shape[-1] // 2, -1)
     return torch.mul(x, cos).addcmul_(swapped, sin)

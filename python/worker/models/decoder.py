@@ -44,7 +44,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: [rows, hidden], as `forward` returned them. Returns [rows, vocab] float32."""
+        """hidden: [rows, hidden], as `forward` returned them. Returns [rows, vocab], its dtype."""
 
     @property
     @abstractmethod
@@ -62,12 +62,6 @@ class Decoder(nn.Module, ABC):
     def weights_bytes(self) -> int:
         """Memory that the weights take on this rank, in bytes."""
         return sum(weight.nbytes for weight in self.parameters())
-
-    def quantize_weights(self) -> None:
-        """Turn the loaded weights of all linear layers into FP8; embedding and head stay."""
-        for module in self.modules():
-            if isinstance(module, Linear):
-                module.quantize()
 
     def pack_weights(self) -> None:
         """Bring the loaded weights into the layout that the device computes with fastest.

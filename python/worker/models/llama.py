@@ -12,7 +12,7 @@ from ..layers.attention import Attention
 from ..layers.embedding import LMHead, TokenEmbedding
 from ..layers.linear import MergedLinear, QKVLinear, RowParallelLinear
 from ..layers.norm import QKNorm, RMSNorm
-from ..layers.rope import RotaryEmbedding, Rotation, rotate
+from ..layers.rope import RotaryEmbedding, Rotation
 from ..layers.slots import Slots
 from .config import ModelConfig
 from .decoder import Decoder
@@ -30,22 +30,13 @@ class LlamaAttention(nn.Module):
         self.qk_norm = (
             QKNorm(heads, kv_heads, head_dim, config.rms_norm_eps) if config.qk_norm else None
         )
-        self.attention = Attention(spec)
+        self.attention = Attention(spec, self.qk_norm)
         self.o_proj = RowParallelLinear(
             q_share.times(head_dim), config.hidden_size, config.output_bias, parallel
         )
-        self._qk_v = (heads + kv_heads, kv_heads)
-        self._q_k = (heads, kv_heads)
-        self._head_dim = head_dim
 
     def forward(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-        tokens = hidden.shape[0]
-        heads = self.qkv_proj(hidden).view(tokens, -1, self._head_dim)
-        qk, v = heads.split(self._qk_v, dim=1)
-        if self.qk_norm is not None:
-            qk = self.qk_norm(qk)
-        q, k = rotate(qk, rotation).split(self._q_k, dim=1)
-        return self.o_proj(self.attention(q, k, v).reshape(tokens, -1))
+        return self.o_proj(self.attention(self.qkv_proj(hidden), rotation).flatten(1))
 
     def slots(self, name: str) -> Slots:
         yield from self.qkv_proj.slots(name)

@@ -65,9 +65,11 @@ class BatchBuilder:
         self._next_tokens = next_tokens
         self._uploader = uploader
 
-    def build(self, step: StepInput) -> tuple[ForwardBatch, torch.Tensor, torch.Tensor]:
-        """The batch of `step`, planned; which of its hidden states give logits [sampled], and the
-        page table's rows of the sequences that these belong to [sampled].
+    def build(
+        self, step: StepInput
+    ) -> tuple[ForwardBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The batch of `step`, planned; which of its hidden states give logits [sampled]; the page
+        table's rows and the lengths of the sequences that these belong to, [sampled] each.
         """
         starts = np.zeros(len(step.rows) + 1, dtype=np.int32)
         np.cumsum(step.query_lens, out=starts[1:])
@@ -84,14 +86,15 @@ class BatchBuilder:
                 step.prompt_ids,
                 starts[1:][step.sampled] - 1,
                 step.rows[step.sampled],
+                step.seq_lens[step.sampled],
                 np.empty(0, dtype=np.int32) if plan is None else plan,
                 step.table_indices,
                 step.table_slots,
             ]
         )
         rows, seq_lens, query_starts, positions, out_slots, prompt_ids = uploaded[:6]
-        logit_rows, sampled_rows, plan_words = uploaded[6:9]
-        self.update_page_table(*uploaded[9:])
+        logit_rows, sampled_rows, sampled_lens, plan_words = uploaded[6:10]
+        self.update_page_table(*uploaded[10:])
         decodes = step.num_decodes
         if decodes and self._uploader is not None:  # on a CPU the table is the host's own
             places = (rows[:decodes], positions[:decodes])
@@ -110,7 +113,7 @@ class BatchBuilder:
             plan=None if plan is None else plan_words,
         )
         self._backend.plan(batch)
-        return batch, logit_rows, sampled_rows
+        return batch, logit_rows, sampled_rows, sampled_lens
 
     def update_page_table(self, indices: torch.Tensor, slots: torch.Tensor) -> None:
         """Write `slots` [n] int32 into the entries `indices` [n] of the flattened page table."""

@@ -68,6 +68,7 @@ class DecodeGraphs:
         words = 3 * largest + max(backend.plan_size(size) for size in self._sizes)
         self._inputs = torch.empty(words, dtype=torch.int32, device=page_table.device)
         self._graphs: dict[int, _Graph] = {}
+        page_table[spare_row].fill_(spare_slot)
         pool = torch.cuda.graph_pool_handle()
         for done, size in enumerate(reversed(self._sizes)):
             progress(done / len(self._sizes))
@@ -77,16 +78,17 @@ class DecodeGraphs:
         """Whether `step` can be replayed."""
         return step.is_decode and len(step.rows) <= self._sizes[-1]
 
-    def replay(self, step: StepInput) -> tuple[torch.Tensor, torch.Tensor]:
-        """Launch `step`; returns the hidden states [sequences, hidden] after the final norm, and
-        the page table's rows [sequences]. The next replay overwrites both.
+    def replay(self, step: StepInput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Launch `step`; returns the hidden states [sequences, hidden] after the final norm, the
+        page table's rows and the lengths, [sequences] each. The next replay overwrites them.
         """
         count = len(step.rows)
         graph = self._graphs[self._sizes[bisect.bisect_left(self._sizes, count)]]
         self._fill(graph.batch, graph.plan_words, step.rows, step.seq_lens, step.out_slots)
         self._backend.plan(graph.batch)
         graph.graph.replay()
-        return graph.hidden[:count], graph.batch.rows[:count]
+        batch = graph.batch
+        return graph.hidden[:count], batch.rows[:count], batch.seq_lens_device[:count]
 
     def _fill(
         self,

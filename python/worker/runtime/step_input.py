@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from ..sampling.batch import SamplingRow
+from ..sampling.table import SamplingRow
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class StepInput:
         for their rows
     out_slots: [tokens], where the keys and values of this step go
     sampled: [sampled], ascending indices of the sequences that get a token
-    sampling: one row for each of `sampled`; None if all of them are greedy
+    sampling: how tokens are chosen for those of `sampled` that get their first one in this row
     table_indices, table_slots: [n], entries of the flattened page table that changed since the last
         step, without the decodes' own
     """
@@ -32,7 +33,7 @@ class StepInput:
     prompt_ids: np.ndarray
     out_slots: np.ndarray
     sampled: np.ndarray
-    sampling: list[SamplingRow] | None = None
+    sampling: Sequence[SamplingRow] = ()
     table_indices: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     table_slots: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..cache.kv_cache import KVCache, Sequence
 from ..runtime.step_input import StepInput
-from ..sampling.batch import SamplingRow, noise_key
+from ..sampling.penalties import Penalties
+from ..sampling.table import SamplingRow
 from .request import Request
 
 
@@ -73,7 +74,7 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
         prompt_ids=_concatenated([c.request.tokens[c.start : c.end] for c in step.prefills]),
         out_slots=_concatenated(slots),
         sampled=np.array([*range(decodes), *last], dtype=np.int32),
-        sampling=_sampling_rows(step),
+        sampling=[_sampling_row(c.request) for c in step.prefills if c.is_last],
         table_indices=indices,
         table_slots=changed,
     )
@@ -83,14 +84,30 @@ def _concatenated(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
 
 
-def _sampling_rows(step: Step) -> list[SamplingRow] | None:
-    """How `step`'s logits become tokens; None if all of them greedily."""
-    requests = step.sampled
-    if all(request.sampling.temperature == 0.0 for request in requests):
-        return None
-    rows = []
-    for request in requests:
-        wanted = request.sampling
-        key = 0 if wanted.temperature == 0.0 else noise_key(request.seed, request.output_length)
-        rows.append(SamplingRow(wanted.temperature, wanted.top_p, wanted.top_k, wanted.min_p, key))
-    return rows
+def _sampling_row(request: Request) -> SamplingRow:
+    """How the tokens of a request are chosen from now on, as it says itself."""
+    wanted = request.sampling
+    return SamplingRow(
+        row=sequence_of(request).row,
+        prompt_len=request.prompt_length,
+        seed=request.seed,
+        temperature=wanted.temperature,
+        top_p=wanted.top_p,
+        top_k=wanted.top_k,
+        min_p=wanted.min_p,
+        penalties=_penalties(request) if wanted.has_penalties else None,
+    )
+
+
+def _penalties(request: Request) -> Penalties:
+    wanted = request.sampling
+    return Penalties(
+        prompt=request.text[: request.prompt_length],
+        output=request.text[request.prompt_length :],
+        frequency=wanted.frequency_penalty,
+        presence=wanted.presence_penalty,
+        repetition=wanted.repetition_penalty,
+        bias=wanted.logit_bias,
+        min_new_tokens=wanted.min_new_tokens,
+        stops=tuple(request.stop_token_ids),
+    )

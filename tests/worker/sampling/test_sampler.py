@@ -3,22 +3,17 @@
 import pytest
 import torch
 
-from worker.sampling.batch import SamplingBatch, SamplingRow, noise_key
-from worker.sampling.sampler import gumbel_noise, sample
+from worker.sampling.noise import gumbel_noise, noise_keys
 
-CPU = torch.device("cpu")
+from .rows import draw_many, make_table, sample_rows
 
-
-def row(temperature=1.0, top_p=1.0, top_k=-1, min_p=0.0, key=0) -> SamplingRow:
-    return SamplingRow(temperature, top_p, top_k, min_p, key)
-
-
-def draw(logits: torch.Tensor, count: int, **parameters) -> torch.Tensor:
-    """Frequencies of each token over `count` draws with different keys."""
-    rows = [row(key=noise_key(7, i), **parameters) for i in range(count)]
-    batch = SamplingBatch.build(rows, len(logits), CPU)
-    tokens = sample(logits.repeat(count, 1), batch)
-    return torch.bincount(tokens, minlength=len(logits)) / count
+PUBLISHED_KEYS = [
+    3952864364094478165,
+    2113045494921382065,
+    9112285854252934323,
+    1718672148849895467,
+]
+PUBLISHED_NOISE = [3.144047, 0.413762, 0.647551]
 
 
 def allowed(logits: torch.Tensor, temperature=1.0, top_p=1.0, top_k=-1, min_p=0.0) -> torch.Tensor:
@@ -37,26 +32,26 @@ def allowed(logits: torch.Tensor, temperature=1.0, top_p=1.0, top_k=-1, min_p=0.
     return result / result.sum()
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {},
-        {"temperature": 0.5},
-        {"temperature": 2.0},
-        {"top_k": 3},
-        {"top_k": 1},
-        {"top_p": 0.7},
-        {"top_p": 0.05},
-        {"min_p": 0.2},
-        {"top_k": 8, "top_p": 0.8, "min_p": 0.02},
-        {"temperature": 0.7, "top_k": 5, "top_p": 0.9},
-    ],
-)
+FILTERS = [
+    {},
+    {"temperature": 0.5},
+    {"temperature": 2.0},
+    {"top_k": 3},
+    {"top_k": 1},
+    {"top_p": 0.7},
+    {"top_p": 0.05},
+    {"min_p": 0.2},
+    {"top_k": 8, "top_p": 0.8, "min_p": 0.02},
+    {"temperature": 0.7, "top_k": 5, "top_p": 0.9},
+]
+
+
+@pytest.mark.parametrize("parameters", FILTERS)
 def test_tokens_come_as_often_as_their_probability_says(parameters):
     logits = torch.randn(40, generator=torch.Generator().manual_seed(1)) * 2
     expected = allowed(logits, **parameters)
     count = 20_000
-    seen = draw(logits, count, **parameters)
+    seen = torch.bincount(draw_many(logits, count, **parameters), minlength=40) / count
     assert (seen[expected == 0] == 0).all()
     kept = expected > 0
     chi_square = (count * (seen - expected)[kept] ** 2 / expected[kept]).sum()
@@ -64,53 +59,78 @@ def test_tokens_come_as_often_as_their_probability_says(parameters):
 
 
 def test_top_p_looks_at_the_whole_vocabulary_when_it_must():
-    vocab = 5000
-    rows = [row(top_p=0.9, key=noise_key(1, i)) for i in range(300)]
-    tokens = sample(torch.zeros(300, vocab), SamplingBatch.build(rows, vocab, CPU))
-    assert len(tokens.unique()) > 250
-    peaked = torch.zeros(300, vocab)
-    peaked[:, 17] = 20.0
-    assert (sample(peaked, SamplingBatch.build(rows, vocab, CPU)) == 17).all()
+    logits = torch.zeros(5000)
+    assert len(draw_many(logits, 300, top_p=0.9).unique()) > 250
+    logits[17] = 20.0
+    assert (draw_many(logits, 300, top_p=0.9) == 17).all()
 
 
-def test_top_k_beyond_the_candidates_is_exact():
-    vocab, top_k = 3000, 1500
-    logits = torch.linspace(0, 0.001, vocab).repeat(4000, 1)
-    rows = [row(top_k=top_k, key=noise_key(2, i)) for i in range(4000)]
-    tokens = sample(logits, SamplingBatch.build(rows, vocab, CPU))
-    assert int(tokens.min()) >= vocab - top_k
-    assert int(tokens.min()) < vocab - top_k + 50
+@pytest.mark.parametrize("other", [{}, {"top_p": 0.5}])
+def test_top_k_beyond_the_candidates_is_exact(other):
+    vocab, top_k, count = 3000, 1500, 4000
+    table = make_table([{"top_k": top_k}, other], vocab)
+    logits = torch.linspace(0, 0.001, vocab).repeat(count + 1, 1)
+    logits[-1, 0] = 50.0  # the other row's top-p is settled among the candidates
+    tokens = sample_rows(logits, table, [0] * count + [1], [*range(count), 0])[:-1]
+    assert vocab - top_k <= int(tokens.min()) < vocab - top_k + 50
 
 
 def test_rows_of_one_batch_do_not_disturb_each_other():
-    generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(6, 500, generator=generator)
-    rows = [
-        row(temperature=0.0),
-        row(top_k=5, key=11),
-        row(top_p=0.5, key=12),
-        row(min_p=0.3, key=13),
-        row(key=14),
-        row(temperature=0.3, top_k=2000, top_p=0.99, key=15),
+    logits = torch.randn(6, 500, generator=torch.Generator().manual_seed(3))
+    parameters = [
+        {"temperature": 0.0},
+        {"top_k": 5},
+        {"top_p": 0.5},
+        {"min_p": 0.3},
+        {},
+        {"temperature": 0.3, "top_k": 2000, "top_p": 0.99},
     ]
-    together = sample(logits.clone(), SamplingBatch.build(rows, 500, CPU))
-    for i, one in enumerate(rows):
-        alone = sample(logits[i : i + 1].clone(), SamplingBatch.build([one], 500, CPU))
+    table = make_table(parameters, 500)
+    together = sample_rows(logits, table, list(range(6)), [4] * 6)
+    for i in range(6):
+        alone = sample_rows(logits[i : i + 1], table, [i], [4])
         assert int(alone[0]) == int(together[i])
     assert int(together[0]) == int(logits[0].argmax())
 
 
-def test_greedy_batches_need_no_tensors():
-    assert SamplingBatch.build([row(temperature=0.0)] * 3, 10, CPU) is None
-    logits = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
-    assert sample(logits, None).tolist() == logits.argmax(-1).tolist()
+def test_logits_may_have_the_models_own_type():
+    logits = torch.randn(50, 300, generator=torch.Generator().manual_seed(4)).bfloat16()
+    table = make_table([{"top_p": 0.9}], 300)
+    rows, places = [0] * 50, list(range(50))
+    half = sample_rows(logits, table, rows, places)
+    assert torch.equal(half, sample_rows(logits.float(), table, rows, places))
+
+
+def test_what_is_too_cool_to_divide_by_is_greedy():
+    table = make_table([{"temperature": 1e-30, "top_p": 0.5}], 10)
+    logits = torch.randn(1, 10, generator=torch.Generator().manual_seed(0))
+    assert sample_rows(logits, table, [0], [0]).tolist() == logits.argmax(-1).tolist()
+
+
+def test_a_retracted_request_draws_what_it_would_have_drawn():
+    # The place in the answer counts: not how long the prompt is, nor which row the request has.
+    logits = torch.zeros(1, 1000)
+    table = make_table([{"seed": 3, "prompt_len": 7}, {"seed": 3, "prompt_len": 100}], 1000)
+    first = sample_rows(logits, table, [0], [20])
+    assert torch.equal(first, sample_rows(logits, table, [1], [113]))
+    assert not torch.equal(first, sample_rows(logits, table, [1], [114]))
+
+
+def test_keys_and_noise_stay_as_they_were_published():
+    # splitmix64 of seed and position: answers to a seed must not change with a version.
+    seeds = torch.tensor([0, 1, -5, 2**63 - 1])
+    keys = noise_keys(seeds, torch.tensor([0, 7, 3, 100_000]))
+    assert keys.tolist() == PUBLISHED_KEYS
+    noise = gumbel_noise(keys[:1], 3)[0].tolist()
+    assert noise == pytest.approx(PUBLISHED_NOISE, abs=1e-6)
 
 
 def test_keys_depend_on_seed_and_position_and_noise_on_keys():
-    keys = {noise_key(seed, position) for seed in range(-5, 50) for position in range(50)}
-    assert len(keys) == 55 * 50
-    assert all(0 <= key < 2**63 for key in keys)
-    noise = gumbel_noise(torch.tensor(sorted(keys)[:200]), 1000)
+    grid = torch.cartesian_prod(torch.arange(-5, 50), torch.arange(50))
+    keys = noise_keys(grid[:, 0], grid[:, 1])
+    assert len(keys.unique()) == 55 * 50
+    assert bool((keys >= 0).all())
+    noise = gumbel_noise(keys.sort().values[:200], 1000)
     assert torch.isfinite(noise).all()
     assert abs(float(noise.mean()) - 0.5772) < 0.01
     assert abs(float(noise.var()) - 1.6449) < 0.03
