@@ -7,26 +7,41 @@ for those that a library's dense kernel computes faster.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from ..kernels.decode_attention import (
     WORDS_PER_ITEM,
+    DecodeTile,
     DecodeWorkspace,
     decode_attention,
     max_items,
     plan_decode,
     split_target,
 )
-from ..kernels.extend_attention import extend_attention, extend_tile, plan_extend, tokens_per_tile
+from ..kernels.extend_attention import ExtendTile, extend_attention, plan_extend
 from . import fresh_prefill
 from .base import AttentionBackend, AttentionSpec, current_batch
 from .batch import ForwardBatch
 
-# What stands for a chip's multiprocessors where Triton's interpreter runs programs in turn.
-_INTERPRETER_MULTIPROCESSORS = 8
+
+@dataclass(frozen=True)
+class _Chip:
+    """What kernels are fitted to: how many multiprocessors, how much shared memory a program may
+    have, in bytes.
+    """
+
+    multiprocessors: int
+    shared_memory: int
+
+    @classmethod
+    def of(cls, device: torch.device) -> _Chip:
+        if device.type == "cpu":  # Triton's interpreter runs programs in turn, in any memory
+            return cls(multiprocessors=8, shared_memory=1 << 30)
+        properties = torch.cuda.get_device_properties(device)
+        return cls(properties.multi_processor_count, properties.shared_memory_per_block_optin)
 
 
 @dataclass(frozen=True)
@@ -60,8 +75,8 @@ class TritonBackend(AttentionBackend):
 
     def __init__(self, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]) -> None:
         super().__init__(k_cache, v_cache)
-        kv_heads = k_cache[0].shape[1]
-        self._split_target = split_target(_multiprocessors(k_cache[0].device), kv_heads)
+        self._chip = _Chip.of(k_cache[0].device)
+        self._split_target = split_target(self._chip.multiprocessors, k_cache[0].shape[1])
         self._workspaces: dict[tuple[int, int], DecodeWorkspace] = {}
         self._chunks: _Chunks | None = None
 
@@ -83,25 +98,25 @@ class TritonBackend(AttentionBackend):
         batch = current_batch()
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         if batch.num_decodes:
-            assert batch.plan is not None
-            decode_attention(
-                q,
-                self.k_cache[spec.layer_id],
-                self.v_cache[spec.layer_id],
-                out,
-                plan=batch.plan,
-                rows=batch.rows,
-                page_table=batch.page_table,
-                seq_lens=batch.seq_lens_device,
-                workspace=self._workspace(spec),
-                scale=spec.scale,
-                sliding_window=spec.sliding_window,
-                logit_soft_cap=spec.logit_soft_cap,
-                sinks=spec.sinks,
-            )
+            self._decode(q, out, spec)
         if self._chunks is not None:
             self._prefill(q, k, v, out, spec, self._chunks)
         return out
+
+    def _decode(self, q: torch.Tensor, out: torch.Tensor, spec: AttentionSpec) -> None:
+        batch, k_cache = current_batch(), self.k_cache[spec.layer_id]
+        assert batch.plan is not None
+        decode_attention(
+            q,
+            k_cache,
+            self.v_cache[spec.layer_id],
+            out,
+            plan=batch.plan,
+            workspace=self._workspace(spec),
+            tile=DecodeTile.choose(spec.head_dim, k_cache.element_size(), self._chip.shared_memory),
+            **_paging(batch),
+            **_options(spec),
+        )
 
     def _prefill(
         self,
@@ -119,8 +134,8 @@ class TritonBackend(AttentionBackend):
             sequences = chunks.others
         if not len(sequences):
             return
-        tile = extend_tile(spec.head_dim, q.element_size())
-        tile_tokens = tokens_per_tile(tile, spec.num_heads // spec.num_kv_heads)
+        tile = ExtendTile.choose(spec.head_dim, q.element_size(), self._chip.shared_memory)
+        tile_tokens = tile.tokens(spec.num_heads // spec.num_kv_heads)
         key = (len(sequences), tile_tokens)
         if key not in chunks.tile_plans:
             plan = plan_extend(batch.seq_lens, batch.query_lens, sequences, tile_tokens)
@@ -134,14 +149,9 @@ class TritonBackend(AttentionBackend):
             out,
             plan=chunks.tile_plans[key],
             query_starts=batch.query_starts,
-            rows=batch.rows,
-            page_table=batch.page_table,
-            seq_lens=batch.seq_lens_device,
-            scale=spec.scale,
-            sliding_window=spec.sliding_window,
-            logit_soft_cap=spec.logit_soft_cap,
-            sinks=spec.sinks,
             tile=tile,
+            **_paging(batch),
+            **_options(spec),
         )
 
     def _workspace(self, spec: AttentionSpec) -> DecodeWorkspace:
@@ -158,10 +168,23 @@ class TritonBackend(AttentionBackend):
         return self._workspaces[key]
 
 
-def _multiprocessors(device: torch.device) -> int:
-    if device.type == "cpu":
-        return _INTERPRETER_MULTIPROCESSORS
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def _paging(batch: ForwardBatch) -> dict[str, torch.Tensor]:
+    """Both kernels' arguments that say where a sequence's keys lie."""
+    return {
+        "rows": batch.rows,
+        "page_table": batch.page_table,
+        "seq_lens": batch.seq_lens_device,
+    }
+
+
+def _options(spec: AttentionSpec) -> dict[str, Any]:
+    """Both kernels' arguments that say how a layer weighs its keys."""
+    return {
+        "scale": spec.scale,
+        "sliding_window": spec.sliding_window,
+        "logit_soft_cap": spec.logit_soft_cap,
+        "sinks": spec.sinks,
+    }
 
 
 def _upload(words: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -12,7 +12,7 @@ there is no second launch and the result does not depend on the arrival.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,15 +40,25 @@ class DecodeTile:
     num_warps: int
     num_stages: int
 
+    @classmethod
+    def choose(cls, head_dim: int, itemsize: int, shared_memory: int) -> DecodeTile:
+        """The tile for a head size, given the bytes of an element of the cache, and of the shared
+        memory that a program may have.
+        """
+        row_bytes = itemsize << (head_dim - 1).bit_length()  # heads are padded to a power of two
+        if row_bytes <= 128:
+            tile = cls(block_n=128, num_warps=4, num_stages=4)
+        elif row_bytes <= 256:
+            tile = cls(block_n=64, num_warps=4, num_stages=4)
+        else:
+            tile = cls(block_n=32, num_warps=4, num_stages=4)
+        while tile.num_stages > 2 and tile._shared_bytes(row_bytes) > shared_memory:
+            tile = replace(tile, num_stages=tile.num_stages - 1)
+        return tile
 
-def decode_tile(head_dim: int, itemsize: int) -> DecodeTile:
-    """The tile for a head size, given the bytes of an element of the cache."""
-    row_bytes = triton.next_power_of_2(head_dim) * itemsize
-    if row_bytes <= 128:
-        return DecodeTile(block_n=128, num_warps=4, num_stages=4)
-    if row_bytes <= 256:
-        return DecodeTile(block_n=64, num_warps=4, num_stages=4)
-    return DecodeTile(block_n=32, num_warps=4, num_stages=3)
+    def _shared_bytes(self, row_bytes: int) -> int:
+        queries_and_weights = 16 * row_bytes + 4096
+        return 2 * (self.num_stages - 1) * self.block_n * row_bytes + queries_and_weights
 
 
 def split_target(multiprocessors: int, kv_heads: int) -> int:
@@ -137,11 +147,11 @@ def decode_attention(
     page_table: torch.Tensor,
     seq_lens: torch.Tensor,
     workspace: DecodeWorkspace,
+    tile: DecodeTile,
     scale: float,
     sliding_window: int | None = None,
     logit_soft_cap: float | None = None,
     sinks: torch.Tensor | None = None,
-    tile: DecodeTile | None = None,
 ) -> None:
     """Write to `out` what each sequence's one query sees; rows of length 0 become zero.
 
@@ -152,7 +162,6 @@ def decode_attention(
     """
     heads, head_dim = q.shape[1:]
     kv_heads = k_cache.shape[1]
-    tile = tile or decode_tile(head_dim, k_cache.element_size())
     group = heads // kv_heads
     head_pad = triton.next_power_of_2(head_dim)
     group_pad = triton.next_power_of_2(group)
@@ -222,10 +231,10 @@ def _decode_kernel(
     # KV heads run side by side: together they read whole cache rows.
     kv_head = tl.program_id(0) % KV_HEADS
     item = plan + tl.program_id(0) // KV_HEADS * 4
-    sequence = tl.load(item)
+    sequence, part = tl.load(item), tl.load(item + 1)
+    parts, first_partial = tl.load(item + 2), tl.load(item + 3)
     if sequence < 0:
         return
-    part, parts, first_partial = tl.load(item + 1), tl.load(item + 2), tl.load(item + 3)
     seq_len = tl.load(seq_lens + sequence)
     slots_of = page_table + tl.load(rows + sequence).to(tl.int64) * table_stride
     begin = 0 if WINDOW is None else tl.maximum(seq_len - WINDOW, 0)

@@ -13,7 +13,7 @@ first, and only those at the diagonal with a mask.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,23 +35,36 @@ class ExtendTile:
     num_warps: int
     num_stages: int
 
+    @classmethod
+    def choose(cls, head_dim: int, itemsize: int, shared_memory: int) -> ExtendTile:
+        """The tile for a head size, given the bytes of an element of the queries, and of the shared
+        memory that a program may have.
+        """
+        row_bytes = itemsize << (head_dim - 1).bit_length()  # heads are padded to a power of two
+        if row_bytes <= 128:
+            tile = cls(block_m=128, block_n=128, num_warps=8, num_stages=3)
+        elif row_bytes <= 256:
+            tile = cls(block_m=128, block_n=64, num_warps=8, num_stages=3)
+        elif row_bytes <= 512:
+            tile = cls(block_m=64, block_n=64, num_warps=4, num_stages=2)
+        else:
+            tile = cls(block_m=32, block_n=32, num_warps=4, num_stages=2)
+        while tile._shared_bytes(row_bytes) > shared_memory and tile.block_n > 16:
+            if tile.num_stages > 2:
+                tile = replace(tile, num_stages=tile.num_stages - 1)
+            else:
+                tile = replace(tile, block_n=tile.block_n // 2)
+        return tile
 
-def extend_tile(head_dim: int, itemsize: int) -> ExtendTile:
-    """The tile for a head size, given the bytes of an element of the queries."""
-    row_bytes = triton.next_power_of_2(head_dim) * itemsize
-    if row_bytes <= 128:
-        return ExtendTile(block_m=128, block_n=128, num_warps=8, num_stages=3)
-    if row_bytes <= 256:
-        return ExtendTile(block_m=128, block_n=64, num_warps=8, num_stages=3)
-    if row_bytes <= 512:
-        return ExtendTile(block_m=64, block_n=64, num_warps=4, num_stages=2)
-    return ExtendTile(block_m=32, block_n=32, num_warps=4, num_stages=2)
+    def tokens(self, group: int) -> int:
+        """How many tokens' queries, `group` heads each, the tile holds."""
+        assert group <= self.block_m, (
+            f"{group} query heads share a KV head: more than a tile's rows"
+        )
+        return self.block_m // group
 
-
-def tokens_per_tile(tile: ExtendTile, group: int) -> int:
-    """How many tokens' queries, `group` heads each, a tile holds."""
-    assert group <= tile.block_m, f"{group} query heads share a KV head: more than a tile's rows"
-    return tile.block_m // group
+    def _shared_bytes(self, row_bytes: int) -> int:
+        return (self.block_m + 2 * self.num_stages * self.block_n) * row_bytes
 
 
 def plan_extend(
@@ -88,24 +101,23 @@ def extend_attention(
     rows: torch.Tensor,
     page_table: torch.Tensor,
     seq_lens: torch.Tensor,
+    tile: ExtendTile,
     scale: float,
     sliding_window: int | None = None,
     logit_soft_cap: float | None = None,
     sinks: torch.Tensor | None = None,
-    tile: ExtendTile | None = None,
 ) -> None:
     """Write to `out` what the chunks' queries see; the rows of other tokens are left alone.
 
     q, out: [tokens, heads, head_dim], k, v: [tokens, kv_heads, head_dim], the whole step's; the
         last two axes contiguous, any stride between tokens
     k_cache, v_cache: [slots, kv_heads, head_dim] contiguous, in q's dtype or an 8-bit float
-    plan: `plan_extend`'s words, made with `tokens_per_tile` of the same tile
+    plan: `plan_extend`'s words, made for this tile
     query_starts: [sequences + 1] int32; rows: [sequences]; page_table: [rows, context] int32
     seq_lens: [sequences] int32, the chunk included; sinks: [heads] float32
     """
     heads, head_dim = q.shape[1:]
     kv_heads = k.shape[1]
-    tile = tile or extend_tile(head_dim, q.element_size())
     group = heads // kv_heads
     _extend_kernel[(kv_heads * (len(plan) // WORDS_PER_TILE),)](
         q,
@@ -128,7 +140,7 @@ def extend_attention(
         page_table.stride(0),
         KV_HEADS=kv_heads,
         GROUP=group,
-        TILE_TOKENS=tokens_per_tile(tile, group),
+        TILE_TOKENS=tile.tokens(group),
         HEAD_DIM=head_dim,
         HEAD_PAD=triton.next_power_of_2(head_dim),
         BLOCK_M=tile.block_m,

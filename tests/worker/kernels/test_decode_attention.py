@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import triton
 
 from worker.kernels.decode_attention import (
     WORDS_PER_ITEM,
@@ -160,3 +161,15 @@ def test_sequences_of_similar_length_keep_their_order():
 def test_a_single_long_sequence_is_spread_over_the_chip():
     items = items_of(plan_decode(np.array([4096], np.int32), 1, 32))
     assert items[:, :3].tolist() == [[0, part, 32] for part in range(32)]
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 192, 256])
+@pytest.mark.parametrize("itemsize", [1, 2])
+def test_a_tile_fits_the_shared_memory_of_small_and_large_gpus(head_dim, itemsize):
+    large = DecodeTile.choose(head_dim, itemsize, 227 << 10)
+    small = DecodeTile.choose(head_dim, itemsize, 99 << 10)
+    for tile, shared_memory in ((large, 227 << 10), (small, 99 << 10)):
+        row_bytes = triton.next_power_of_2(head_dim) * itemsize
+        buffers = 2 * (tile.num_stages - 1) * tile.block_n
+        assert buffers * row_bytes <= shared_memory
+    assert DecodeTile.choose(head_dim, itemsize, 1 << 30) == large

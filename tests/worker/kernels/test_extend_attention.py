@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import triton
 
 from worker.kernels.extend_attention import (
     ExtendTile,
     extend_attention,
     extend_attention_reference,
     plan_extend,
-    tokens_per_tile,
 )
 
 from .paged_scene import DEVICE, ELEMENT_TYPES, TOLERANCE, PagedScene, paged_scene
@@ -23,7 +23,7 @@ TILE = ExtendTile(block_m=32, block_n=BLOCK, num_warps=4, num_stages=2)
 def extend(scene: PagedScene, sequences: list[int] | None = None, **options) -> torch.Tensor:
     tokens, heads, head_dim = scene.q.shape
     chosen = np.arange(len(scene.seq_lens)) if sequences is None else np.array(sequences)
-    tile_tokens = tokens_per_tile(TILE, heads // scene.k.shape[1])
+    tile_tokens = TILE.tokens(heads // scene.k.shape[1])
     plan = plan_extend(scene.host_seq_lens, scene.host_query_lens, chosen, tile_tokens)
     out = torch.zeros((tokens, heads, head_dim), dtype=scene.q.dtype, device=DEVICE)
     extend_attention(
@@ -140,3 +140,15 @@ def test_a_plan_starts_with_the_most_work_and_keeps_chunks_together():
     plan = plan_extend(seq_lens, query_lens, np.array([0, 1, 3]), 32).reshape(-1, 2)
     in_order = [(1, 32), (1, 0), (3, 64), (3, 32), (3, 0), (0, 32), (0, 0)]
     assert [tuple(tile) for tile in plan.tolist()] == in_order
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 192, 256])
+@pytest.mark.parametrize("itemsize", [1, 2])
+def test_a_tile_fits_the_shared_memory_of_small_and_large_gpus(head_dim, itemsize):
+    large = ExtendTile.choose(head_dim, itemsize, 227 << 10)
+    small = ExtendTile.choose(head_dim, itemsize, 99 << 10)
+    for tile, shared_memory in ((large, 227 << 10), (small, 99 << 10)):
+        row_bytes = triton.next_power_of_2(head_dim) * itemsize
+        buffers = tile.block_m + 2 * tile.num_stages * tile.block_n
+        assert buffers * row_bytes <= shared_memory
+    assert ExtendTile.choose(head_dim, itemsize, 1 << 30) == large
