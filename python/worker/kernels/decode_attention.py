@@ -45,13 +45,11 @@ class DecodeTile:
         """The tile for a head size, given the bytes of an element of the cache, and of the shared
         memory that a program may have.
         """
-        row_bytes = itemsize << (head_dim - 1).bit_length()  # heads are padded to a power of two
-        if row_bytes <= 128:
-            tile = cls(block_n=128, num_warps=4, num_stages=4)
-        elif row_bytes <= 256:
-            tile = cls(block_n=64, num_warps=4, num_stages=4)
-        else:
-            tile = cls(block_n=32, num_warps=4, num_stages=4)
+        head_pad = 1 << (head_dim - 1).bit_length()
+        row_bytes = head_pad * itemsize
+        # About 100 KB of shared memory: two programs fit a Hopper multiprocessor, and each has
+        # 64 KB on their way while it computes.
+        tile = cls(8192 // head_pad, num_warps=4, num_stages=4 if itemsize > 1 else 6)
         while tile.num_stages > 2 and tile._shared_bytes(row_bytes) > shared_memory:
             tile = replace(tile, num_stages=tile.num_stages - 1)
         return tile

@@ -46,7 +46,7 @@ class ExtendTile:
         elif row_bytes <= 256:
             tile = cls(block_m=128, block_n=64, num_warps=8, num_stages=3)
         elif row_bytes <= 512:
-            tile = cls(block_m=64, block_n=64, num_warps=4, num_stages=2)
+            tile = cls(block_m=128, block_n=32, num_warps=8, num_stages=3)
         else:
             tile = cls(block_m=32, block_n=32, num_warps=4, num_stages=2)
         while tile._shared_bytes(row_bytes) > shared_memory and tile.block_n > 16:
