@@ -96,6 +96,20 @@ class ServerArgs:
         "else float32.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
+    quantization: str | None = _option(
+        MODEL,
+        None,
+        "Quantize the weights of linear layers when they are loaded: to FP8, a scale for each "
+        "output, with activations quantized as they come.",
+        choices=("fp8",),
+        shown_default="none",
+    )
+    kv_cache_dtype: str = _option(
+        MODEL,
+        "auto",
+        "Type of the KV cache. 'auto' is the model's; FP8 holds twice as many tokens.",
+        choices=("auto", "fp8_e4m3", "fp8_e5m2"),
+    )
     context_length: int | None = _option(
         MODEL,
         None,

@@ -85,8 +85,7 @@ class AttentionBackend(ABC):
         """Put this step's keys and values, [tokens, kv_heads, head_dim] each, into the cache."""
         out_slots = current_batch().out_slots.long()
         for cache, new in ((self.k_cache, k), (self.v_cache, v)):
-            layer = cache[spec.layer_id]
-            layer.index_copy_(0, out_slots, new.to(layer.dtype))
+            _store(cache[spec.layer_id], out_slots, new)
 
     @abstractmethod
     def attend(
@@ -99,6 +98,20 @@ class AttentionBackend(ABC):
         Returns [tokens, num_heads, head_dim]. Each query sees its sequence's tokens up to its own
         position.
         """
+
+
+def _store(cache: torch.Tensor, slots: torch.Tensor, new: torch.Tensor) -> None:
+    """Copy `new` [n, kv_heads, head_dim] to `slots` [n] int64 of `cache`.
+
+    What FP8 cannot hold becomes its largest number.
+    """
+    if cache.dtype.itemsize > 1:
+        cache.index_copy_(0, slots, new.to(cache.dtype))
+        return
+    largest = torch.finfo(cache.dtype).max
+    narrow = new.clamp(-largest, largest).to(cache.dtype)
+    # As bytes: torch copies no FP8 numbers by index.
+    cache.view(torch.uint8).index_copy_(0, slots, narrow.view(torch.uint8))
 
 
 @dataclass(frozen=True)

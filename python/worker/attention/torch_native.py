@@ -154,14 +154,19 @@ def _decode(
     """One query a sequence. q: [sequences, heads, head_dim]; returns the same shape."""
     groups = q.view(q.shape[0], spec.num_kv_heads, -1, spec.head_dim)
     shape = (plan.blocks, plan.length, spec.num_kv_heads, spec.head_dim)
-    k = k_cache.index_select(0, plan.slots).view(shape).transpose(1, 2)
-    v = v_cache.index_select(0, plan.slots).view(shape).transpose(1, 2)
+    k = _read(k_cache, plan.slots, q.dtype).view(shape).transpose(1, 2)
+    v = _read(v_cache, plan.slots, q.dtype).view(shape).transpose(1, 2)
     if plan.owner is None:
         out, _ = attend(groups, k, v, bias=plan.bias, scale=spec.scale)
         return out.reshape(q.shape)
     queries = groups.index_select(0, plan.owner)
     parts, lse = attend(queries, k, v, bias=plan.bias, scale=spec.scale)
     return _merge_blocks(parts, lse, plan.owner, q.shape[0]).to(q.dtype).view(q.shape)
+
+
+def _read(cache: torch.Tensor, slots: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The keys or values of `slots` [n] int64: [n, kv_heads, head_dim]."""
+    return cache.index_select(0, slots).to(dtype)
 
 
 def _merge_blocks(
@@ -198,8 +203,8 @@ def _prefill(
     queries = q.view(tokens, spec.num_kv_heads, -1, spec.head_dim).permute(1, 2, 0, 3)
     group = queries.shape[1]
     if spec.sliding_window is not None and prefix + tokens > spec.sliding_window:
-        keys = torch.cat([k_cache.index_select(0, prefix_slots), k])
-        values = torch.cat([v_cache.index_select(0, prefix_slots), v])
+        keys = torch.cat([_read(k_cache, prefix_slots, q.dtype), k])
+        values = torch.cat([_read(v_cache, prefix_slots, q.dtype), v])
         bias = _window_bias(tokens, prefix, spec.sliding_window, q)
         out, _ = attend(
             queries, _per_head(keys, group), _per_head(values, group), bias=bias, scale=spec.scale
@@ -209,8 +214,8 @@ def _prefill(
         queries, _per_head(k, group), _per_head(v, group), causal=True, scale=spec.scale
     )
     if prefix:
-        keys = _per_head(k_cache.index_select(0, prefix_slots), group)
-        values = _per_head(v_cache.index_select(0, prefix_slots), group)
+        keys = _per_head(_read(k_cache, prefix_slots, q.dtype), group)
+        values = _per_head(_read(v_cache, prefix_slots, q.dtype), group)
         before, before_lse = attend(queries, keys, values, scale=spec.scale)
         share = torch.sigmoid(lse - before_lse)[..., None].to(torch.float32)
         out = torch.lerp(before.float(), out.float(), share).to(q.dtype)

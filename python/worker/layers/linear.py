@@ -14,6 +14,7 @@ from torch import nn
 from ..distributed.share import Share
 from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from .packed_weight import can_pack, pack, packed_linear
+from .quantization import can_quantize, fp8_linear, quantize
 from .slots import Slots, WeightSlot, empty_weight
 
 
@@ -24,12 +25,20 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = empty_weight(outputs, inputs)
         self.bias = empty_weight(outputs) if bias else None
+        self.weight_scales: nn.Parameter | None = None  # of the outputs, once quantized
         self._packed: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight_scales is not None:
+            return fp8_linear(x, self.weight, self.weight_scales, self.bias)
         if self._packed is not None:
             return packed_linear(x, self._packed, self.bias)
         return F.linear(x, self.weight, self.bias)
+
+    def quantize(self) -> None:
+        """Replace the loaded weight by FP8 numbers, if its shape can be multiplied in FP8."""
+        if can_quantize(self.weight):
+            self.weight, self.weight_scales = quantize(self.weight)
 
     def pack(self) -> None:
         """Bring the loaded weight into the fastest layout, in the place of the plain one."""

@@ -63,6 +63,12 @@ class Decoder(nn.Module, ABC):
         """Memory that the weights take on this rank, in bytes."""
         return sum(weight.nbytes for weight in self.parameters())
 
+    def quantize_weights(self) -> None:
+        """Turn the loaded weights of all linear layers into FP8; embedding and head stay."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.quantize()
+
     def pack_weights(self) -> None:
         """Bring the loaded weights into the layout that the device computes with fastest.
 

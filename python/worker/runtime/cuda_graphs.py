@@ -68,7 +68,6 @@ class DecodeGraphs:
         words = 3 * largest + max(backend.plan_size(size) for size in self._sizes)
         self._inputs = torch.empty(words, dtype=torch.int32, device=page_table.device)
         self._graphs: dict[int, _Graph] = {}
-        page_table[spare_row].fill_(spare_slot)
         pool = torch.cuda.graph_pool_handle()
         for done, size in enumerate(reversed(self._sizes)):
             progress(done / len(self._sizes))

@@ -20,7 +20,11 @@ def choose_device(name: str) -> torch.device:
         raise DeviceError(
             "--device cuda: torch finds no CUDA device on this machine; use --device cpu"
         )
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    # Prefill batches differ in size from step to step: fixed segments would come to lie in pieces.
+    torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+    return torch.device("cuda")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -30,6 +34,25 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def choose_kv_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype for `--kv-cache-dtype`; "auto" is the model's."""
+    chosen = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+    return dtype if name == "auto" else chosen[name]
+
+
+def check_fp8(dtype: torch.dtype, device: torch.device) -> None:
+    """Raise DeviceError if `device` cannot multiply FP8 weights with activations of `dtype`."""
+    if device.type != "cuda":
+        return
+    if torch.cuda.get_device_capability(device) < (8, 9):
+        raise DeviceError(
+            f"--quantization fp8: {torch.cuda.get_device_name(device)} does not multiply FP8; it "
+            "needs compute capability 8.9 or later"
+        )
+    if dtype != torch.bfloat16:
+        raise DeviceError(f"--quantization fp8 needs --dtype bfloat16, not {dtype}")
 
 
 def set_threads(num_threads: int | None) -> int:

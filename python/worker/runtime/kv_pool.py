@@ -61,14 +61,15 @@ def pool_tokens(
     max_total_tokens: int | None,
     page_size: int,
     device: torch.device,
+    table_bytes: int = 0,
 ) -> int:
     """How many tokens the pool holds, in whole pages.
 
-    `free_bytes` was free before the weights were loaded; weights and pool together get
-    `mem_fraction_static` of it. `max_total_tokens` can only make the pool smaller, on a CPU also
-    larger than `CPU_POOL_LIMIT_BYTES`.
+    `free_bytes` was free before the weights were loaded; weights, page table (`table_bytes`) and
+    pool together get `mem_fraction_static` of it. `max_total_tokens` can only make the pool
+    smaller, on a CPU also larger than `CPU_POOL_LIMIT_BYTES`.
     """
-    room = int(free_bytes * mem_fraction_static) - weights_bytes
+    room = int(free_bytes * mem_fraction_static) - weights_bytes - table_bytes
     if device.type == "cpu" and max_total_tokens is None:
         room = min(room, CPU_POOL_LIMIT_BYTES)
     tokens = room // bytes_per_token

@@ -17,8 +17,15 @@ from ..sampling.sampler import sample, warm_up
 from ..sampling.table import SamplingTable
 from .batches import BatchBuilder, Uploader
 from .cuda_graphs import DecodeGraphs
-from .device import choose_device, choose_dtype, free_memory, set_threads
-from .kv_pool import KVPool, pool_tokens
+from .device import (
+    check_fp8,
+    choose_device,
+    choose_dtype,
+    choose_kv_dtype,
+    free_memory,
+    set_threads,
+)
+from .kv_pool import KVPool, OutOfMemory, pool_tokens
 from .step_input import PendingTokens, StepInput
 from .weights import load_weights
 
@@ -26,7 +33,10 @@ Progress = Callable[[str, float], None]
 
 
 class ModelRunner:
-    """Owns weights and KV pool; `total_tokens` is the pool's size."""
+    """Owns weights and KV pool; `total_tokens` is the pool's size.
+
+    `max_sequences` is how many sequences the page table will hold: a GPU keeps memory for it.
+    """
 
     def __init__(
         self,
@@ -34,12 +44,15 @@ class ModelRunner:
         *,
         load_format: str = "auto",
         dtype: str = "auto",
+        quantization: str | None = None,
+        kv_cache_dtype: str = "auto",
         device: str = "auto",
         num_threads: int | None = None,
         context_length: int | None = None,
         mem_fraction_static: float = 0.9,
         max_total_tokens: int | None = None,
         page_size: int = 1,
+        max_sequences: int = 0,
         backend: str | None = None,
         seed: int = 0,
         progress: Progress = lambda stage, fraction: None,
@@ -47,6 +60,9 @@ class ModelRunner:
         self.config: ModelConfig = load_model_config(model_path)
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
+        self.kv_dtype = choose_kv_dtype(kv_cache_dtype, self.dtype)
+        if quantization is not None:
+            check_fp8(self.dtype, self.device)
         if self.device.type == "cpu":
             set_threads(num_threads)
         free_bytes = free_memory(self.device)
@@ -59,12 +75,15 @@ class ModelRunner:
             seed=seed,
             progress=lambda fraction: progress("loading weights", fraction),
         )
+        if quantization is not None:
+            self.model.quantize_weights()
         self.weights_bytes = self.model.weights_bytes()
         self.model.pack_weights()
         progress("allocating the KV cache", 0.0)
         self.total_tokens = pool_tokens(
             free_bytes=free_bytes,
             weights_bytes=self.weights_bytes,
+            table_bytes=self._table_bytes(max_sequences),
             bytes_per_token=self._bytes_per_token(),
             mem_fraction_static=mem_fraction_static,
             max_total_tokens=max_total_tokens,
@@ -76,7 +95,7 @@ class ModelRunner:
             num_layers=self.config.num_layers,
             num_kv_heads=self.config.num_kv_heads,
             head_dim=self.config.head_dim,
-            dtype=self.dtype,
+            dtype=self.kv_dtype,
             device=self.device,
         )
         self._backend = attention_backend(
@@ -87,7 +106,11 @@ class ModelRunner:
 
     def _bytes_per_token(self) -> int:
         config = self.config
-        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.dtype.itemsize
+        numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+        return numbers * self.kv_dtype.itemsize
+
+    def _table_bytes(self, max_sequences: int) -> int:
+        return 0 if self.device.type == "cpu" else 4 * max_sequences * self.context_length
 
     # ===== batches =====
 
@@ -101,6 +124,7 @@ class ModelRunner:
             page_table = torch.from_numpy(table)
         else:
             page_table = torch.zeros((rows + 1, columns), dtype=torch.int32, device=self.device)
+            page_table[rows].fill_(self.total_tokens)  # the spare row: nothing but the spare slot
         self.next_tokens = torch.zeros(
             rows + 1, dtype=torch.int64 if on_cpu else torch.int32, device=self.device
         )
@@ -130,6 +154,33 @@ class ModelRunner:
                 spare_slot=self.total_tokens,
                 progress=lambda fraction: progress("capturing CUDA graphs", fraction),
             )
+
+    def warm_up(self, prompt_tokens: int) -> None:
+        """Compute a prompt of `prompt_tokens` tokens in the spare slot, on a GPU.
+
+        It compiles what prefill needs, and takes the memory that the largest chunk will take.
+        Raises OutOfMemory if there is not so much left.
+        """
+        if self.device.type == "cpu":
+            return
+        tokens = np.full(prompt_tokens, self.total_tokens, dtype=np.int32)
+        length = np.array([prompt_tokens], dtype=np.int32)
+        step = StepInput(
+            rows=np.array([len(self._page_table) - 1], dtype=np.int32),
+            seq_lens=length,
+            query_lens=length,
+            num_decodes=0,
+            prompt_ids=np.zeros_like(tokens),
+            out_slots=tokens,
+            sampled=np.zeros(1, dtype=np.int32),
+        )
+        try:
+            self.launch(step).wait()
+        except torch.OutOfMemoryError:
+            raise OutOfMemory(
+                f"the GPU's memory does not last for a chunk of {prompt_tokens} tokens beside "
+                "weights and KV cache; lower --mem-fraction-static or --chunked-prefill-size"
+            ) from None
 
     # ===== steps =====
 

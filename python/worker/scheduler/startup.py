@@ -9,6 +9,7 @@ from ..config import ServerArgs
 from ..embedded_models import resolve_model_path
 from ..messages import Ready
 from ..runtime.cuda_graphs import graph_batch_sizes
+from ..runtime.device import choose_device
 from ..runtime.model_runner import ModelRunner
 from ..runtime.step_input import PendingTokens
 from .scheduler import Scheduler, SchedulerOptions
@@ -28,23 +29,26 @@ def build_scheduler(
     args: ServerArgs, progress: Callable[[str, float], None]
 ) -> tuple[Scheduler, Ready]:
     """Load the model and put a scheduler around it; `Ready` has the limits."""
+    on_gpu = choose_device(args.device).type != "cpu"
+    max_running = args.max_running_requests or _MAX_RUNNING_REQUESTS[on_gpu]
     runner = ModelRunner(
         resolve_model_path(args.model_path),
         load_format=args.load_format,
         dtype=args.dtype,
+        quantization=args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
         device=args.device,
         num_threads=args.num_threads,
         context_length=args.context_length,
         mem_fraction_static=args.mem_fraction_static,
         max_total_tokens=args.max_total_tokens,
         page_size=args.page_size,
+        max_sequences=max_running + 2,
         backend=args.attention_backend,
         seed=args.random_seed or 0,
         progress=progress,
     )
-    on_gpu = runner.device.type != "cpu"
     context_length = min(runner.context_length, runner.total_tokens)
-    max_running = args.max_running_requests or _MAX_RUNNING_REQUESTS[on_gpu]
     max_running = min(max_running, _PAGE_TABLE_LIMIT // (context_length + args.page_size) - 2)
     chunk_size = args.chunked_prefill_size or _CHUNKED_PREFILL_SIZE[on_gpu]
     cache = KVCache(
@@ -79,6 +83,7 @@ def build_scheduler(
         kv_cache_bytes=runner.pool.nbytes,
     )
     runner.set_page_table(cache.table)
+    runner.warm_up(min(options.chunked_prefill_size or options.max_prefill_tokens, context_length))
     runner.capture_graphs(_graph_batch_sizes(args, max_running), progress)
 
     def launch(step: Step) -> PendingTokens:

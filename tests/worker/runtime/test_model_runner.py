@@ -16,6 +16,19 @@ from ..checkpoints import FAMILIES, VOCAB_SIZE, hf_logits, hf_reference, make_ch
 CPU = torch.device("cpu")
 
 
+def request_for(tokens: list[int], arrival: int = 0) -> Request:
+    """A request for one token after `tokens`."""
+    return Request.create(
+        f"r{arrival}",
+        tokens,
+        SamplingParams(max_new_tokens=1),
+        eos_token_ids=(),
+        arrival=arrival,
+        seed=0,
+        stream_interval=1,
+    )
+
+
 class Texts:
     """Sequences with known tokens in a small paged cache, computed piece by piece."""
 
@@ -27,15 +40,7 @@ class Texts:
         self.requests = []
         for i, length in enumerate(lengths):
             tokens = torch.randint(3, VOCAB_SIZE, (length,), generator=generator).tolist()
-            request = Request.create(
-                f"r{i}",
-                tokens,
-                SamplingParams(max_new_tokens=1),
-                eos_token_ids=(),
-                arrival=i,
-                seed=0,
-                stream_interval=1,
-            )
+            request = request_for(tokens, i)
             request.sequence = self.cache.begin(self.cache.match(request.text))
             self.requests.append(request)
 
