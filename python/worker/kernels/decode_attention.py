@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from .attention_reference import softmax_attention
-from .online_softmax import NO_MAXIMUM, add_sink, online_softmax_step
+from .online_softmax import NO_MAXIMUM, add_sink, online_softmax_step, padded_head
 
 WORDS_PER_ITEM = 4
 _SURPLUS = -1
@@ -45,11 +45,11 @@ class DecodeTile:
         """The tile for a head size, given the bytes of an element of the cache, and of the shared
         memory that a program may have.
         """
-        head_pad = 1 << (head_dim - 1).bit_length()
+        head_pad = padded_head(head_dim)
         row_bytes = head_pad * itemsize
         # About 100 KB of shared memory: two programs fit a Hopper multiprocessor, and each has
         # 64 KB on their way while it computes.
-        tile = cls(8192 // head_pad, num_warps=4, num_stages=4 if itemsize > 1 else 6)
+        tile = cls(min(128, 8192 // head_pad), num_warps=4, num_stages=4 if itemsize > 1 else 6)
         while tile.num_stages > 2 and tile._shared_bytes(row_bytes) > shared_memory:
             tile = replace(tile, num_stages=tile.num_stages - 1)
         return tile
@@ -161,7 +161,7 @@ def decode_attention(
     heads, head_dim = q.shape[1:]
     kv_heads = k_cache.shape[1]
     group = heads // kv_heads
-    head_pad = triton.next_power_of_2(head_dim)
+    head_pad = padded_head(head_dim)
     group_pad = triton.next_power_of_2(group)
     _decode_kernel[(kv_heads * (len(plan) // WORDS_PER_ITEM),)](
         q,

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from .attention_reference import softmax_attention
-from .online_softmax import NO_MAXIMUM, add_sink, online_softmax_step
+from .online_softmax import NO_MAXIMUM, add_sink, online_softmax_step, padded_head
 
 WORDS_PER_TILE = 2
 
@@ -40,7 +40,7 @@ class ExtendTile:
         """The tile for a head size, given the bytes of an element of the queries, and of the shared
         memory that a program may have.
         """
-        row_bytes = itemsize << (head_dim - 1).bit_length()  # heads are padded to a power of two
+        row_bytes = padded_head(head_dim) * itemsize
         if row_bytes <= 128:
             tile = cls(block_m=128, block_n=128, num_warps=8, num_stages=3)
         elif row_bytes <= 256:
@@ -142,7 +142,7 @@ def extend_attention(
         GROUP=group,
         TILE_TOKENS=tile.tokens(group),
         HEAD_DIM=head_dim,
-        HEAD_PAD=triton.next_power_of_2(head_dim),
+        HEAD_PAD=padded_head(head_dim),
         BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n,
         WINDOW=sliding_window,

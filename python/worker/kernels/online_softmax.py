@@ -1,4 +1,4 @@
-"""The step that every attention kernel takes per block of keys: softmax that runs along with them.
+"""What attention kernels share: above all the softmax that runs along with blocks of keys.
 
 Scores are kept in units of log2, so that `exp2`, which the hardware has, is the only exponential.
 """
@@ -12,6 +12,11 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 # Lower than any score, yet finite: a row that has seen no key has this maximum, and no difference
 # with it is NaN.
 NO_MAXIMUM = tl.constexpr(-1e30)
+
+
+def padded_head(head_dim: int) -> int:
+    """The elements of a head in a tile: a power of two, as Triton's shapes, and a tensor core's."""
+    return max(16, 1 << (head_dim - 1).bit_length())
 
 
 @triton.jit

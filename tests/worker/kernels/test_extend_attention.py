@@ -88,7 +88,7 @@ def test_groups_of_heads(heads, kv_heads):
     torch.testing.assert_close(extend(scene), expected(scene), **TOLERANCE)
 
 
-@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 192, 256])
+@pytest.mark.parametrize("head_dim", [8, 64, 80, 96, 128, 192, 256])
 def test_head_sizes(head_dim):
     scene = chunks([(21, 18)], heads=2, kv_heads=1, head_dim=head_dim)
     torch.testing.assert_close(extend(scene), expected(scene), **TOLERANCE)
