@@ -148,7 +148,10 @@ def worker_command(options: ServerOptions, index: int, port: int) -> WorkerComma
     """The command of one worker, which listens for the router alone."""
     server = options.server
     threads = server.num_threads or threads_per_worker(options.dp_size)
-    args = dataclasses.replace(server, host=LOOPBACK, port=port, num_threads=threads)
+    first_gpu = server.base_gpu_id + index * server.tp_size
+    args = dataclasses.replace(
+        server, host=LOOPBACK, port=port, num_threads=threads, base_gpu_id=first_gpu
+    )
     environment = {"OMP_NUM_THREADS": str(threads)}
     if options.worker_api_key is not None:
         environment[API_KEY_VARIABLE] = options.worker_api_key

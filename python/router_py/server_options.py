@@ -76,8 +76,6 @@ def parse(argv: Sequence[str] | None = None) -> ServerOptions:
     """Raises SystemExit: 0 after --help and --version, 2 with one line on stderr after an error."""
     parser = _parser()
     parsed = parser.parse_args(argv)
-    if parsed.tp_size != 1:
-        parser.error(f"--tp-size {parsed.tp_size} is not supported by this version; leave it out")
     prefixed = {name: value for name, value in vars(parsed).items() if name.startswith(PREFIX)}
     options = ServerOptions(
         server=ServerArgs.from_cli(parsed),
@@ -107,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=1,
         metavar="COUNT",
-        help="Workers behind the router, each with the whole model; they share the cores. "
-        "Default: 1.",
+        help="Workers behind the router, each with the whole model. Each takes --tp-size GPUs "
+        "of its own; on CPU they share the cores. Default: 1.",
     )
     ServerArgs.add_cli_arguments(parser)
     _add_router_options(parser)

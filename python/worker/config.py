@@ -42,6 +42,13 @@ def _port(text: str) -> int:
     return value
 
 
+def _gpu_id(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, and is {text}")
+    return value
+
+
 def _chunk_size(text: str) -> int:
     value = int(text)
     if value == 0 or value < -1:
@@ -198,9 +205,15 @@ class ServerArgs:
     tp_size: int = _option(
         RUNTIME,
         1,
-        "Tensor-parallel size; only 1 in this version.",
+        "Tensor-parallel size: how many GPUs, or processes on CPU, compute the model together.",
         parse=positive_int,
         aliases=("--tp", "--tensor-parallel-size"),
+    )
+    base_gpu_id: int = _option(
+        RUNTIME,
+        0,
+        "The first GPU to use; with tensor parallelism those that follow are used too.",
+        parse=_gpu_id,
     )
     attention_backend: str | None = _option(
         RUNTIME,
@@ -236,7 +249,7 @@ class ServerArgs:
     num_threads: int | None = _option(
         RUNTIME,
         None,
-        "CPU threads of the model's computation.",
+        "CPU threads of the model's computation, divided among tensor-parallel processes.",
         parse=positive_int,
         shown_default="all cores that the process may use",
     )

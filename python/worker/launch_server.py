@@ -46,15 +46,7 @@ def _parse(arguments: Sequence[str] | None) -> ServerArgs:
     )
     parser.add_argument("--version", action="version", version=f"radixfleet {__version__}")
     ServerArgs.add_cli_arguments(parser)
-    server_args = ServerArgs.from_cli(parser.parse_args(arguments))
-    if server_args.tp_size != 1:
-        print(
-            f"error: --tp-size {server_args.tp_size} is not supported by this version; "
-            "leave it out",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    return server_args
+    return ServerArgs.from_cli(parser.parse_args(arguments))
 
 
 def _run(server_args: ServerArgs, report: StartReport) -> int:

@@ -38,14 +38,6 @@ def test_help_names_every_option_of_the_worker_and_of_the_router():
 
 
 @pytest.mark.parametrize("command", ["launch_server", "worker"])
-def test_tensor_parallelism_is_refused_in_one_line(command):
-    result = run(command, "--tp-size", "2")
-    assert result.returncode == 2
-    assert "--tp-size 2" in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("command", ["launch_server", "worker"])
 def test_a_model_that_does_not_exist_is_named_in_one_line(command):
     result = run(command, "--model-path", "/no/such/model", "--port", "0")
     assert result.returncode == 1
@@ -97,7 +89,7 @@ def test_options_of_the_router_reach_it_with_their_types():
         (["--router-service-discovery"], "--router-service-discovery needs --selector"),
         (["--mem-fraction-static", "2"], "2"),
         (["--no-such-flag"], "--no-such-flag"),
-        (["--tp", "2"], "--tp-size 2"),
+        (["--base-gpu-id", "-1"], "must not be negative"),
         (["--dp", "0"], "0"),
         (["--api-key", "two words"], "error: --api-key: a key is one or more visible"),
         (["--router-queue-timeout-secs", "0"], "error: --router-queue-timeout-secs 0"),
@@ -132,3 +124,11 @@ def test_workers_get_a_key_of_their_own_and_no_key_is_on_a_command_line(monkeypa
 def test_without_a_key_workers_are_told_none(monkeypatch):
     monkeypatch.delenv("RADIXFLEET_API_KEY", raising=False)
     assert "RADIXFLEET_API_KEY" not in worker_command(parse([]), 0, 20000).environment
+
+
+def test_each_worker_gets_gpus_of_its_own():
+    options = parse(["--dp-size=2", "--tp-size=2", "--base-gpu-id=4"])
+    commands = [" ".join(worker_command(options, index, 20000).command) for index in range(2)]
+    assert "--base-gpu-id=4" in commands[0]
+    assert "--base-gpu-id=6" in commands[1]
+    assert all("--tp-size=2" in command for command in commands)

@@ -56,7 +56,7 @@ async def run_worker(start: WorkerStart) -> int:
         await asyncio.wait((starting,), timeout=_LAST_WORDS_SECONDS)
         if not starting.done():
             starting.cancel()
-            raise StartError(f"{death.result()} while starting")
+            raise StartError(f"{death.result()} (while starting)")
     return await _serve(start, await starting, signalled, death)
 
 

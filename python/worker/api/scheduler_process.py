@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
-import os
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +14,7 @@ import zmq
 import zmq.asyncio
 
 from ..config import ServerArgs
+from ..dependent_process import DependentProcess
 from ..messages import FromScheduler, LoadProgress, Ready, StartFailed
 from .start_report import StartReport
 
@@ -29,11 +26,7 @@ class StartError(Exception):
 
 
 class SchedulerProcess:
-    """Binds the sockets, then starts the process, which connects to them.
-
-    The process holds the read end of a pipe whose write end is ours: when this process ends in
-    whatever way, the scheduler reads its end and ends too.
-    """
+    """Binds the sockets, then starts the process, which connects to them and ends when we do."""
 
     def __init__(self, server_args: ServerArgs, command: Sequence[str] = SCHEDULER_COMMAND) -> None:
         self._context = zmq.Context()
@@ -45,20 +38,14 @@ class SchedulerProcess:
             socket.set_hwm(0)
             socket.linger = 0
             socket.bind(f"ipc://{folder / name}")
-        read_end, self._alive = os.pipe()
         arguments = {
             "--args": dataclasses.replace(server_args, api_key=None).to_json(),
             "--requests": f"ipc://{folder / 'requests'}",
             "--outputs": f"ipc://{folder / 'outputs'}",
-            "--parent-fd": str(read_end),
         }
-        with _interrupts_blocked():
-            self._process = subprocess.Popen(
-                [*command, *itertools.chain.from_iterable(arguments.items())],
-                pass_fds=(read_end,),
-                stdin=subprocess.DEVNULL,
-            )
-        os.close(read_end)
+        self._process = DependentProcess(
+            "the scheduler process", [*command, *itertools.chain.from_iterable(arguments.items())]
+        )
 
     def async_outputs(self) -> zmq.asyncio.Socket:
         """The socket that the scheduler's messages come from, for the running event loop."""
@@ -82,25 +69,10 @@ class SchedulerProcess:
 
     def wait_until_dead(self) -> str:
         """Block until the process has ended; returns how, in words."""
-        code = self._process.wait()
-        if code < 0:
-            return f"the scheduler process was killed by {signal.Signals(-code).name}"
-        return f"the scheduler process ended with exit code {code}"
+        return self._process.wait_until_dead()
 
     def close(self) -> None:
-        """Kill the process, wait until it is gone, and give back sockets, pipe and folder."""
-        self._process.kill()
-        self._process.wait()
-        os.close(self._alive)
+        """Kill the process, wait until it is gone, and give back sockets and folder."""
+        self._process.close()
         self._context.destroy(linger=0)
         self._folder.cleanup()
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """A child made within ignores Ctrl-C, which a terminal sends to both: its parent ends it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

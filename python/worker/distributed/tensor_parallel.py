@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
-from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch._C._distributed_c10d import TCPStore
 
 from .share import Share, balanced_share, block_share, head_shares
 
@@ -20,7 +20,6 @@ _ENVIRONMENT = {
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
-_RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 
 
 class TensorParallel:
@@ -34,28 +33,29 @@ class TensorParallel:
         self.rank, self.size = rank, size
 
     @classmethod
-    def join(cls, rank: int, size: int, rendezvous: Path, device: torch.device) -> TensorParallel:
-        """Meet the other ranks of this machine; blocks until all have come.
+    def join(
+        cls, rank: int, size: int, rendezvous: socket.socket | int, device: torch.device
+    ) -> TensorParallel:
+        """Meet the other ranks, all on this machine; blocks until all have come.
 
-        `rendezvous` is a file that the ranks share and that does not exist before.
+        `rendezvous` is a socket that listens on loopback, which rank 0 gives away; for the others,
+        its port. A process is in one group at a time.
         """
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         on_gpu = device.type == "cuda"
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
-            init_method=f"file://{rendezvous}",
+            store=_store(rendezvous, size),
             rank=rank,
             world_size=size,
-            timeout=_RENDEZVOUS_TIMEOUT,
             device_id=device if on_gpu else None,
         )
         return cls(rank, size)
 
     def leave(self) -> None:
-        """End what `join` began, when this process goes on, or ends, in peace."""
-        if self.size > 1:
-            dist.destroy_process_group()
+        """Undo `join`, without waiting for the other ranks, which may be gone."""
+        dist.distributed_c10d._abort_process_group()
 
     # ===== who holds what =====
 
@@ -103,3 +103,17 @@ class TensorParallel:
 
 
 SINGLE = TensorParallel(0, 1)
+
+
+def _store(rendezvous: socket.socket | int, size: int) -> TCPStore:
+    """Where the ranks find each other; rank 0's process keeps it."""
+    if isinstance(rendezvous, int):
+        return TCPStore("127.0.0.1", rendezvous, size, is_master=False)
+    return TCPStore(
+        "127.0.0.1",
+        rendezvous.getsockname()[1],
+        size,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=rendezvous.detach(),
+    )

@@ -13,18 +13,30 @@ class DeviceError(RuntimeError):
     """The wished device cannot be used; the message is one line for the user."""
 
 
-def choose_device(name: str) -> torch.device:
-    """The device for `--device`; "auto" prefers a GPU."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
+def choose_device(name: str, first_gpu: int = 0, rank: int = 0, ranks: int = 1) -> torch.device:
+    """The device of `rank` for `--device`; "auto" prefers a GPU, which becomes torch's current one.
+
+    `ranks` GPUs are used, one each, from `first_gpu` on. Raises DeviceError.
+    """
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cuda" and not found:
         raise DeviceError(
             "--device cuda: torch finds no CUDA device on this machine; use --device cpu"
         )
-    if not available or name == "cpu":
+    if not found or name == "cpu":
         return torch.device("cpu")
+    if first_gpu + ranks > found:
+        last = first_gpu + ranks - 1
+        wanted = f"GPU {last} is" if ranks == 1 else f"GPUs {first_gpu} to {last} are"
+        raise DeviceError(
+            f"{wanted} wanted, but torch finds {found} on this machine, numbered from 0; "
+            "lower --dp-size, --tp-size or --base-gpu-id"
+        )
     # Prefill batches differ in size from step to step: fixed segments would come to lie in pieces.
     torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
-    return torch.device("cuda")
+    device = torch.device("cuda", first_gpu + rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -55,12 +67,9 @@ def check_fp8(dtype: torch.dtype, device: torch.device) -> None:
         raise DeviceError(f"--quantization fp8 needs --dtype bfloat16, not {dtype}")
 
 
-def set_threads(num_threads: int | None) -> int:
-    """Use `num_threads` CPU threads, or as many as the process may run on; returns how many."""
-    if num_threads is None:
-        num_threads = usable_cores()
-    torch.set_num_threads(num_threads)
-    return num_threads
+def set_threads(num_threads: int | None, ranks: int = 1) -> None:
+    """Divide `num_threads` CPU threads, or all that the process may run on, among `ranks`."""
+    torch.set_num_threads(max(1, (num_threads or usable_cores()) // ranks))
 
 
 def free_memory(device: torch.device) -> int:

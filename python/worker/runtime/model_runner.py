@@ -11,6 +11,7 @@ import torch
 from ..attention.base import forward_context
 from ..attention.batch import ForwardBatch
 from ..attention.registry import attention_backend, default_backend
+from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from ..models.config import ModelConfig, load_model_config
 from ..models.registry import build_model
 from ..sampling.sampler import sample, warm_up
@@ -35,7 +36,8 @@ Progress = Callable[[str, float], None]
 class ModelRunner:
     """Owns weights and KV pool; `total_tokens` is the pool's size.
 
-    `max_sequences` is how many sequences the page table will hold: a GPU keeps memory for it.
+    `max_sequences` is how many sequences the page table will hold: a GPU keeps memory for it. With
+    `parallel`, this is one rank's runner: all ranks compute the same steps.
     """
 
     def __init__(
@@ -46,7 +48,8 @@ class ModelRunner:
         dtype: str = "auto",
         quantization: str | None = None,
         kv_cache_dtype: str = "auto",
-        device: str = "auto",
+        device: torch.device | str = "auto",
+        parallel: TensorParallel = SINGLE,
         num_threads: int | None = None,
         context_length: int | None = None,
         mem_fraction_static: float = 0.9,
@@ -58,16 +61,19 @@ class ModelRunner:
         progress: Progress = lambda stage, fraction: None,
     ) -> None:
         self.config: ModelConfig = load_model_config(model_path)
-        self.device = choose_device(device)
+        self.device = choose_device(device) if isinstance(device, str) else device
         self.dtype = choose_dtype(dtype, self.device)
         self.kv_dtype = choose_kv_dtype(kv_cache_dtype, self.dtype)
         if quantization is not None:
             check_fp8(self.dtype, self.device)
-        if self.device.type == "cpu":
-            set_threads(num_threads)
+        on_cpu = self.device.type == "cpu"
+        if on_cpu:
+            set_threads(num_threads, parallel.size)
         free_bytes = free_memory(self.device)
         self.context_length = context_length or self.config.max_position_embeddings
-        self.model = build_model(self.config, self.dtype, self.device, self.context_length)
+        self.model = build_model(
+            self.config, self.dtype, self.device, self.context_length, parallel
+        )
         load_weights(
             self.model,
             model_path,
@@ -80,20 +86,22 @@ class ModelRunner:
         self.weights_bytes = self.model.weights_bytes()
         self.model.pack_weights()
         progress("allocating the KV cache", 0.0)
-        self.total_tokens = pool_tokens(
+        sharers = parallel.size if on_cpu else 1  # of the memory that is free
+        tokens = pool_tokens(
             free_bytes=free_bytes,
-            weights_bytes=self.weights_bytes,
+            weights_bytes=sharers * self.weights_bytes,
             table_bytes=self._table_bytes(max_sequences),
-            bytes_per_token=self._bytes_per_token(),
+            bytes_per_token=sharers * self._bytes_per_token(),
             mem_fraction_static=mem_fraction_static,
             max_total_tokens=max_total_tokens,
             page_size=page_size,
             device=self.device,
         )
+        self.total_tokens = parallel.min(tokens, self.device)
         self.pool = KVPool.allocate(
             self.total_tokens,
             num_layers=self.config.num_layers,
-            num_kv_heads=self.config.num_kv_heads,
+            num_kv_heads=self._num_kv_heads,
             head_dim=self.config.head_dim,
             dtype=self.kv_dtype,
             device=self.device,
@@ -104,9 +112,14 @@ class ModelRunner:
         self._backend.prepare(self.model.attention_specs, self.dtype)
         self._graphs: DecodeGraphs | None = None
 
+    @property
+    def _num_kv_heads(self) -> int:
+        """How many this rank holds, the same in each layer."""
+        return self.model.attention_specs[0].num_kv_heads
+
     def _bytes_per_token(self) -> int:
         config = self.config
-        numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+        numbers = 2 * config.num_layers * self._num_kv_heads * config.head_dim
         return numbers * self.kv_dtype.itemsize
 
     def _table_bytes(self, max_sequences: int) -> int:

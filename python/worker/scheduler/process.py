@@ -1,24 +1,25 @@
-"""The scheduler process: messages in, steps, messages out. Ends when the HTTP process does."""
+"""A rank's process: the scheduler of the HTTP process, or one that follows it.
+
+Rank 0 takes messages, steps and sends what came out. Each ends when the process that started it
+does.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
-from typing import TYPE_CHECKING
-
-import msgspec
-import zmq
+import time
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, NoReturn
 
 from ..config import ServerArgs
+from ..dependent_process import ParentProcess
 from ..messages import (
     AbortRequest,
     FlushCache,
     FlushDone,
-    FromScheduler,
     GenerateRequest,
     GetState,
     LoadProgress,
@@ -27,40 +28,48 @@ from ..messages import (
     TokenChunks,
     ToScheduler,
 )
+from .ranks import Follower, Followers
 
-if TYPE_CHECKING:  # torch is imported once the HTTP process knows that we are here
+if TYPE_CHECKING:
+    # Torch is imported once the HTTP process knows that we are here and the other ranks are on
+    # their way; pyzmq not at all where there is no HTTP process.
+    from .channel import Channel
     from .scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
+# A rank that fails lives on for so long: it may fail because of another one, whose end is then
+# noticed first and named.
+_GRACE_SECONDS = 0.5
 
-class Channel:
-    """Two ZeroMQ sockets to the HTTP process."""
 
-    def __init__(self, requests: str, outputs: str) -> None:
-        context = zmq.Context()
-        self._inbox = context.socket(zmq.PULL)
-        self._inbox.connect(requests)
-        self._outbox = context.socket(zmq.PUSH)
-        self._outbox.set_hwm(0)
-        self._outbox.connect(outputs)
-        self._decoder = msgspec.msgpack.Decoder(ToScheduler)
-        self._encoder = msgspec.msgpack.Encoder()
+def main() -> None:
+    """Run until the parent ends; exit code 1 if the start fails or the engine breaks."""
+    parser = argparse.ArgumentParser(prog="python -m worker.scheduler", description=__doc__)
+    parser.add_argument("--args", required=True, help="ServerArgs as JSON")
+    parser.add_argument("--parent-fd", required=True, type=int, help="socket that ends with it")
+    parser.add_argument("--requests", help="rank 0: ZeroMQ endpoint to take messages from")
+    parser.add_argument("--outputs", help="rank 0: ZeroMQ endpoint to send messages to")
+    parser.add_argument("--rank", type=int, default=0, help="tensor-parallel rank")
+    parser.add_argument("--rendezvous", type=int, help="other ranks: port where all ranks meet")
+    parser.add_argument("--steps-fd", type=int, help="other ranks: pipe that rank 0 writes to")
+    parsed = parser.parse_args()
+    args = ServerArgs.from_json(parsed.args)
+    parent = ParentProcess(parsed.parent_fd)
+    parent.end_with_it()
+    _configure_logs(args, parsed.rank)
+    if parsed.rank == 0:
+        _lead(args, parent, parsed.requests, parsed.outputs)
+    else:
+        inbox = Connection(parsed.steps_fd, writable=False)
+        _follow(args, parent, Follower(parsed.rank, args.tp_size, parsed.rendezvous, inbox))
 
-    def send(self, message: FromScheduler) -> None:
-        self._outbox.send(self._encoder.encode(message))
 
-    def receive(self, *, wait: bool) -> list[ToScheduler]:
-        """The messages that have come; with `wait`, at least one."""
-        messages = []
-        while True:
-            try:
-                frame = self._inbox.recv(0 if wait and not messages else zmq.NOBLOCK)
-                messages.append(self._decoder.decode(frame))
-            except zmq.Again:
-                return messages
-            except msgspec.MsgspecError:
-                logger.exception("a message of the HTTP process cannot be read; it is dropped")
+def _configure_logs(args: ServerArgs, rank: int) -> None:
+    """What every rank would say alike is left to rank 0."""
+    name = f"rank {rank}" if rank else "scheduler"
+    level = logging.WARNING if rank and args.log_level == "info" else args.log_level.upper()
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {name}: %(message)s")
 
 
 def serve(scheduler: Scheduler, channel: Channel) -> None:
@@ -87,44 +96,54 @@ def _handle(scheduler: Scheduler, channel: Channel, message: ToScheduler) -> lis
     return []
 
 
-def main() -> None:
-    """Run until the HTTP process ends; exit code 1 if the start fails or the engine breaks."""
-    parser = argparse.ArgumentParser(prog="python -m worker.scheduler", description=__doc__)
-    parser.add_argument("--args", required=True, help="ServerArgs as JSON")
-    parser.add_argument("--requests", required=True, help="ZeroMQ endpoint to take messages from")
-    parser.add_argument("--outputs", required=True, help="ZeroMQ endpoint to send messages to")
-    parser.add_argument(
-        "--parent-fd", required=True, type=int, help="pipe that ends with the parent"
-    )
-    parsed = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    args = ServerArgs.from_json(parsed.args)
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s scheduler: %(message)s"
-    )
-    threading.Thread(target=_end_with_parent, args=(parsed.parent_fd,), daemon=True).start()
-    channel = Channel(parsed.requests, parsed.outputs)
-    serve(_start(args, channel), channel)
+def _lead(args: ServerArgs, parent: ParentProcess, requests: str, outputs: str) -> None:
+    """Start the other ranks, then the engine, and serve the HTTP process."""
+    from .channel import Channel
 
+    channel = Channel(requests, outputs)
 
-def _end_with_parent(parent_fd: int) -> None:
-    """Nobody writes to the pipe: a read returns when the parent is gone, however it ended."""
-    os.read(parent_fd, 1)
-    os._exit(0)
-
-
-def _start(args: ServerArgs, channel: Channel) -> Scheduler:
     def progress(stage: str, fraction: float) -> None:
         channel.send(LoadProgress(stage, fraction))
 
     progress("importing torch", 0.0)
     try:
+        ranks = Followers(args, on_death=parent.fail) if args.tp_size > 1 else None
         from .startup import build_scheduler
 
-        scheduler, ready = build_scheduler(args, progress)
+        scheduler, ready = build_scheduler(args, progress, ranks)
     except Exception as error:
         logger.debug("the start failed", exc_info=True)
-        channel.send(StartFailed(f"{error}" or type(error).__name__))
+        channel.send(StartFailed(_words(error)))
+        channel.close()
         sys.exit(1)
     channel.send(ready)
-    return scheduler
+    try:
+        serve(scheduler, channel)
+    except Exception as error:
+        _give_up(args, parent, error, logging.ERROR)
+
+
+def _follow(args: ServerArgs, parent: ParentProcess, rank: Follower) -> None:
+    """Start this rank's part of the engine, and do what rank 0 does for as long as it is there."""
+    log_level = logging.DEBUG
+    try:
+        from .lockstep import follow
+        from .startup import build_scheduler
+
+        scheduler, _ = build_scheduler(args, lambda stage, fraction: None, rank)
+        log_level = logging.ERROR
+        follow(scheduler, rank.inbox)
+    except Exception as error:
+        _give_up(args, parent, error, log_level)
+    os._exit(0)  # nobody is left to say goodbye to
+
+
+def _give_up(args: ServerArgs, parent: ParentProcess, error: Exception, log_level: int) -> NoReturn:
+    if args.tp_size > 1:
+        time.sleep(_GRACE_SECONDS)
+    logger.log(log_level, "the engine failed", exc_info=error)
+    parent.fail(_words(error))
+
+
+def _words(error: Exception) -> str:
+    return f"{error}" or type(error).__name__

@@ -49,6 +49,7 @@ class SchedulerOptions:
     schedule_policy: str
     schedule_conservativeness: float
     random_seed: int | None
+    tp_size: int
     eos_token_ids: tuple[int, ...]
     overlap: bool = False
 
@@ -366,9 +367,12 @@ class Scheduler:
             self._take(flight)
 
     def _fail(self, step: Step, error: Exception) -> None:
-        """A step that could not be computed costs its own requests, not the process."""
+        """A step that could not be computed costs its own requests, not the process.
+
+        Of several ranks, the others may have computed it, or wait for this one inside of it.
+        """
         self._failed_steps += 1
-        if self._failed_steps >= FAILED_STEPS_LIMIT:
+        if self._failed_steps >= FAILED_STEPS_LIMIT or self.options.tp_size > 1:
             raise error
         logger.exception("a step failed; its requests are aborted")
         for request in step.requests:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+
+import torch
 
 from ..cache.kv_cache import KVCache
 from ..config import ServerArgs
+from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from ..embedded_models import resolve_model_path
 from ..messages import Ready
 from ..runtime.cuda_graphs import graph_batch_sizes
 from ..runtime.device import choose_device
 from ..runtime.model_runner import ModelRunner
 from ..runtime.step_input import PendingTokens
+from .lockstep import LeadingScheduler
+from .ranks import Follower, Followers
 from .scheduler import Scheduler, SchedulerOptions
 from .step import Step, step_input
 
@@ -26,10 +32,19 @@ _PAGE_TABLE_LIMIT = 2**31
 
 
 def build_scheduler(
-    args: ServerArgs, progress: Callable[[str, float], None]
+    args: ServerArgs,
+    progress: Callable[[str, float], None],
+    ranks: Followers | Follower | None = None,
 ) -> tuple[Scheduler, Ready]:
-    """Load the model and put a scheduler around it; `Ready` has the limits."""
-    on_gpu = choose_device(args.device).type != "cpu"
+    """Load the model and put a scheduler around it; `Ready` has the limits.
+
+    With `args.tp_size` above 1, `ranks` are the others: every rank of the group builds its part.
+    """
+    assert (args.tp_size > 1) == (ranks is not None)
+    rank = ranks.rank if isinstance(ranks, Follower) else 0
+    device = choose_device(args.device, args.base_gpu_id, rank, args.tp_size)
+    parallel = SINGLE if ranks is None else ranks.join(device)
+    on_gpu = device.type != "cpu"
     max_running = args.max_running_requests or _MAX_RUNNING_REQUESTS[on_gpu]
     runner = ModelRunner(
         resolve_model_path(args.model_path),
@@ -37,7 +52,8 @@ def build_scheduler(
         dtype=args.dtype,
         quantization=args.quantization,
         kv_cache_dtype=args.kv_cache_dtype,
-        device=args.device,
+        device=device,
+        parallel=parallel,
         num_threads=args.num_threads,
         context_length=args.context_length,
         mem_fraction_static=args.mem_fraction_static,
@@ -67,7 +83,8 @@ def build_scheduler(
         enable_mixed_chunk=args.enable_mixed_chunk,
         schedule_policy=args.schedule_policy,
         schedule_conservativeness=args.schedule_conservativeness,
-        random_seed=args.random_seed,
+        random_seed=_common_seed(args.random_seed, parallel, device),
+        tp_size=args.tp_size,
         overlap=on_gpu and not args.disable_overlap_schedule,
         eos_token_ids=runner.config.eos_token_ids,
     )
@@ -89,7 +106,16 @@ def build_scheduler(
     def launch(step: Step) -> PendingTokens:
         return runner.launch(step_input(step, cache))
 
+    if isinstance(ranks, Followers):
+        return LeadingScheduler(cache, launch, options, followers=ranks), ready
     return Scheduler(cache, launch, options), ready
+
+
+def _common_seed(seed: int | None, parallel: TensorParallel, device: torch.device) -> int | None:
+    """A seed that all ranks have: where the user gives none, one that the ranks agree on."""
+    if seed is not None or parallel.size == 1:
+        return seed
+    return parallel.min(random.SystemRandom().getrandbits(62), device)
 
 
 def _graph_batch_sizes(args: ServerArgs, max_running: int) -> list[int]:

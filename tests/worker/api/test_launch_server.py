@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import socket
@@ -20,74 +19,9 @@ import pytest
 
 from worker.config import ServerArgs
 
+from .worker_process import LONG_SECONDS, WorkerProcess, children_of, wait_until_gone
+
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
-LONG_SECONDS = 60
-
-
-class WorkerProcess:
-    """A started worker with the launcher's ends of its two pipes."""
-
-    def __init__(self, arguments: list[str], behaviour: str, status: bool = True) -> None:
-        status_read, status_write = os.pipe()
-        parent_read, self.parent_write = os.pipe()
-        environment = {**os.environ, "FAKE_SCHEDULER": behaviour, "TERM": "dumb"}
-        if status:
-            environment["RADIXFLEET_STATUS_FD"] = str(status_write)
-            environment["RADIXFLEET_PARENT_FD"] = str(parent_read)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(FAKE_WORKER), "--port", "0", *arguments],
-            env=environment,
-            pass_fds=(status_write, parent_read),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        os.close(status_write)
-        os.close(parent_read)
-        self.status = os.fdopen(status_read)
-
-    def event(self, kind: str) -> dict[str, Any]:
-        """The next event of this kind; fails if the worker ends without one."""
-        for line in self.status:
-            event = json.loads(line)
-            if event["event"] == kind:
-                return event
-        raise AssertionError(f"no {kind} event: {self.finish()}")
-
-    def finish(self) -> tuple[int, str]:
-        """Exit code and stderr, when it has ended by itself."""
-        _, errors = self.process.communicate(timeout=LONG_SECONDS)
-        return self.process.returncode, errors
-
-    def scheduler_pid(self) -> int:
-        """The one child of the worker."""
-        (pid,) = children_of(self.process.pid)
-        return pid
-
-
-def state_and_parent(pid: int | str) -> tuple[str, int] | None:
-    """From /proc; None when there is no such process."""
-    try:
-        _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, parent, *_ = rest.split()
-    return state, int(parent)
-
-
-def children_of(pid: int) -> list[int]:
-    running = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()]
-    return [each for each in running if (found := state_and_parent(each)) and found[1] == pid]
-
-
-def wait_until_gone(pid: int) -> None:
-    """Gone, or a zombie that the machine's first process has yet to reap."""
-    deadline = time.monotonic() + LONG_SECONDS
-    while time.monotonic() < deadline:
-        found = state_and_parent(pid)
-        if found is None or found[0] == "Z":
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"process {pid} still runs")
 
 
 Start = Callable[..., WorkerProcess]
@@ -98,18 +32,18 @@ def start(tiny_folder: Path) -> Iterator[Start]:
     started: list[WorkerProcess] = []
 
     def start_one(*arguments: str, behaviour: str = "", **options: Any) -> WorkerProcess:
-        worker = WorkerProcess(["--model-path", str(tiny_folder), *arguments], behaviour, **options)
+        worker = WorkerProcess(
+            [str(FAKE_WORKER)],
+            ["--model-path", str(tiny_folder), *arguments],
+            FAKE_SCHEDULER=behaviour,
+            **options,
+        )
         started.append(worker)
         return worker
 
     yield start_one
     for worker in started:
-        if worker.process.poll() is None:
-            worker.process.kill()
-            worker.process.communicate()
-        worker.status.close()
-        with contextlib.suppress(OSError):
-            os.close(worker.parent_write)
+        worker.close()
 
 
 def test_help_has_every_option() -> None:
@@ -215,7 +149,7 @@ def test_failed_start_says_so_on_stderr_without_a_launcher(start: Start) -> None
 def test_scheduler_that_dies_while_starting_is_one_line(start: Start) -> None:
     worker = start(behaviour="die")
     error = worker.event("failed")["error"]
-    assert error == "the scheduler process ended with exit code 3 while starting"
+    assert error == "the scheduler process ended with exit code 3 (while starting)"
     assert worker.finish()[0] == 1
 
 
@@ -239,14 +173,6 @@ def test_model_that_does_not_exist_is_one_line(start: Start) -> None:
     worker = start("--model-path", "/no/such/model")
     assert "/no/such/model" in worker.event("failed")["error"]
     assert worker.finish()[0] == 1
-
-
-def test_tensor_parallelism_is_refused(start: Start) -> None:
-    code, errors = start("--tp-size", "2").finish()
-    assert code == 2
-    assert errors.splitlines() == [
-        "error: --tp-size 2 is not supported by this version; leave it out"
-    ]
 
 
 def test_worker_ends_with_its_launcher(start: Start) -> None:

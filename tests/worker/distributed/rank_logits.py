@@ -1,13 +1,13 @@
 """One rank of two: computes logits of checkpoints, together with a process like itself.
 
-Arguments: rank, rendezvous file, output file, checkpoints. Writes {checkpoint: (logits, bytes of
-this rank's weights)}.
+Arguments: rank, rendezvous (a listening socket's descriptor for rank 0, its port for rank 1),
+output file, checkpoints. Writes {checkpoint: (logits, bytes of this rank's weights)}.
 """
 
 from __future__ import annotations
 
+import socket
 import sys
-from pathlib import Path
 
 import torch
 
@@ -24,7 +24,8 @@ TOKENS = torch.randint(160, (40,), generator=torch.Generator().manual_seed(1)).t
 def main() -> None:
     rank, rendezvous, output, *checkpoints = sys.argv[1:]
     torch.set_num_threads(1)
-    parallel = TensorParallel.join(int(rank), 2, Path(rendezvous), torch.device("cpu"))
+    place = int(rendezvous) if int(rank) else socket.socket(fileno=int(rendezvous))
+    parallel = TensorParallel.join(int(rank), 2, place, torch.device("cpu"))
     found = {}
     for checkpoint in checkpoints:
         config = load_model_config(checkpoint)

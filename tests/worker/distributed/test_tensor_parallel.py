@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,13 +53,15 @@ def ranks(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("ranks")
     outputs = [folder / f"{rank}.pt" for rank in range(2)]
     program = [sys.executable, "-m", f"{__package__}.rank_logits"]
-    processes = [
-        subprocess.Popen(
-            [*program, str(rank), folder / "rendezvous", output, *checkpoints.values()]
-        )
-        for rank, output in enumerate(outputs)
-    ]
+    processes = []
     try:
+        with socket.create_server(("127.0.0.1", 0)) as rendezvous:
+            places = [rendezvous.fileno(), rendezvous.getsockname()[1]]
+            for rank, output in enumerate(outputs):
+                arguments = map(str, [rank, places[rank], output, *checkpoints.values()])
+                processes.append(
+                    subprocess.Popen([*program, *arguments], pass_fds=[rendezvous.fileno()])
+                )
         assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:
         for process in processes:

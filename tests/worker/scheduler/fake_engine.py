@@ -58,6 +58,7 @@ class FakeEngine:
             "schedule_policy": "lpm",
             "schedule_conservativeness": 1.0,
             "random_seed": 0,
+            "tp_size": 1,
             "eos_token_ids": (),
             "overlap": FakeEngine.overlap,
         }

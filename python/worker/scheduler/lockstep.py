@@ -1,0 +1,64 @@
+"""Schedulers of several ranks in step: told the same, they plan the same batches.
+
+Nothing that a scheduler decides depends on time or on anything else that ranks do not share, and
+every rank samples the same tokens from the same logits. So rank 0 passes on what it was told, once
+a step, and nothing comes back.
+"""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from ..messages import AbortRequest, FlushCache, GenerateRequest, TokenChunk
+from .ranks import Followers
+from .scheduler import Scheduler
+
+Order = GenerateRequest | AbortRequest | FlushCache
+
+
+class LeadingScheduler(Scheduler):
+    """Rank 0's: before each step, its followers are told what it was told since the last."""
+
+    def __init__(self, *scheduler_args, followers: Followers) -> None:
+        super().__init__(*scheduler_args)
+        self._followers = followers
+        self._orders: list[Order] = []
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def add(self, message: GenerateRequest) -> list[TokenChunk]:
+        self._orders.append(message)
+        return super().add(message)
+
+    def abort(self, rid: str) -> None:
+        self._orders.append(AbortRequest(rid))
+        super().abort(rid)
+
+    def flush_cache(self) -> bool:
+        self._orders.append(FlushCache(rid=""))
+        return super().flush_cache()
+
+    def step(self) -> list[TokenChunk]:
+        self._followers.tell(self._encoder.encode(self._orders))
+        self._orders.clear()
+        return super().step()
+
+
+def follow(scheduler: Scheduler, inbox: Connection) -> None:
+    """Do what rank 0 does, until it is gone. What the steps return is for rank 0 to answer."""
+    decoder = msgspec.msgpack.Decoder(list[Order])
+    while True:
+        try:
+            frame = inbox.recv_bytes()
+        except EOFError:
+            return
+        for order in decoder.decode(frame):
+            match order:
+                case GenerateRequest():
+                    scheduler.add(order)
+                case AbortRequest(rid):
+                    scheduler.abort(rid)
+                case FlushCache():
+                    scheduler.flush_cache()
+        scheduler.step()
