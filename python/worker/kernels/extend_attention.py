@@ -44,7 +44,7 @@ class ExtendTile:
         if row_bytes <= 128:
             tile = cls(block_m=128, block_n=128, num_warps=8, num_stages=3)
         elif row_bytes <= 256:
-            tile = cls(block_m=128, block_n=64, num_warps=8, num_stages=3)
+            tile = cls(block_m=64, block_n=64, num_warps=4, num_stages=3)
         elif row_bytes <= 512:
             tile = cls(block_m=128, block_n=32, num_warps=8, num_stages=3)
         else:
