@@ -71,7 +71,7 @@ def attend_chunk(
     q, k, v, out are all of the step's tokens; shapes as for `fresh_prefill`.
     """
     span = padded_length(length)
-    heads = [_span(x, start, length, span).transpose(0, 1)[None] for x in (q, k, v)]
+    heads = [_span(x, start, length, span)[None].transpose(1, 2) for x in (q, k, v)]
     attended = _causal(*heads, scale=scale)[0].transpose(0, 1)
     out[start : start + length] = attended[:length]
 

@@ -100,7 +100,7 @@ def few_rows_product(
     return product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _few_rows_product(
     x,
     weight,
