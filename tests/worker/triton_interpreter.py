@@ -1,16 +1,16 @@
 """Triton's interpreter as the tests need it; without a GPU, tests/conftest.py chooses it."""
 
+from functools import cache
+
 import pytest
 
-pytest.importorskip("triton")
 
-from triton.runtime import interpreter
-
-
+@cache
 def allow_loop_bounds() -> None:
     """Let loaded values bound a loop: they are arrays of one element, which numpy 2.4 turns into
-    integers no more.
+    integers no more. Skips the test, or the module, that calls it where there is no Triton.
     """
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
     patch_tensor = interpreter._patch_lang_tensor
 
     def patch(tensor, scope):

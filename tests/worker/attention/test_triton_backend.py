@@ -10,12 +10,13 @@ from worker.kernels.attention_reference import softmax_attention
 from ..triton_interpreter import allow_loop_bounds
 from .scene import CASES, Scene, random_scene, spec
 
-from worker.attention.triton import TritonBackend  # isort: skip
+allow_loop_bounds()
+
+from worker.attention.triton import TritonBackend  # noqa: E402 - there may be no Triton
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="its scenes lie in the CPU's memory; tests/gpu has others"
 )
-allow_loop_bounds()
 
 
 def check(scene: Scene) -> None:

@@ -12,6 +12,7 @@ from worker.scheduler.request import Request
 from worker.scheduler.step import PrefillChunk, Step, sequence_of, step_input
 
 from ..checkpoints import FAMILIES, VOCAB_SIZE, hf_logits, hf_reference, make_checkpoint
+from ..triton_interpreter import allow_loop_bounds
 
 CPU = torch.device("cpu")
 
@@ -57,10 +58,25 @@ class Texts:
         return logits
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module",
+    params=[(name, kind) for name in FAMILIES for kind in ("torch_native", "triton")],
+)
 def family(request, tmp_path_factory):
-    folder = make_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
-    runner = ModelRunner(folder, dtype="float32", device="cpu", num_threads=1, max_total_tokens=512)
+    name, backend = request.param
+    if backend == "triton":
+        if torch.cuda.is_available():
+            pytest.skip("Triton has no interpreter where it has a GPU")
+        allow_loop_bounds()
+    folder = make_checkpoint(tmp_path_factory.mktemp(name), name)
+    runner = ModelRunner(
+        folder,
+        dtype="float32",
+        device="cpu",
+        num_threads=1,
+        max_total_tokens=512,
+        backend=backend,
+    )
     return runner, hf_reference(folder)
 
 
