@@ -19,6 +19,7 @@ import torch
 from worker.config import ServerArgs
 from worker.embedded_models import resolve_model_path
 from worker.messages import Ready, TokenChunk
+from worker.scheduler.ranks import Followers
 from worker.scheduler.scheduler import Scheduler
 from worker.scheduler.startup import build_scheduler
 from worker.tokenization.chat_template import load_chat_template
@@ -49,14 +50,22 @@ class Engine:
         `skip_tokenizer_init` loads no tokenizer: prompts are `input_ids`, and answers have no text.
         `progress` is told what is being done at the start, and what share of that is done. Raises
         what a worker prints as its one line: an error of the model's files, device or memory.
+
+        With `tp_size` above 1 the other ranks are processes of this one. If one of them dies, this
+        process ends with a message and exit code 1.
         """
         self.server_args = ServerArgs(**server_args)
         self.tokenizer = None if skip_tokenizer_init else _load_tokenizer(self.server_args)
         self.info: Ready
         self._live: Scheduler | None
-        self._live, self.info = build_scheduler(
-            self.server_args, progress or (lambda stage, fraction: None)
-        )
+        self._ranks = Followers(self.server_args) if self.server_args.tp_size > 1 else None
+        try:
+            self._live, self.info = build_scheduler(
+                self.server_args, progress or (lambda stage, fraction: None), self._ranks
+            )
+        except BaseException:
+            self._end_ranks()
+            raise
         self._inboxes: dict[str, list[TokenChunk]] = {}  # by request, one for all of a call
 
     def __enter__(self) -> Engine:
@@ -107,9 +116,14 @@ class Engine:
     def shutdown(self) -> None:
         """Give weights and KV memory back; streams cannot go on. May be called twice."""
         self._live = None
+        self._end_ranks()
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+
+    def _end_ranks(self) -> None:
+        if self._ranks is not None:
+            self._ranks.close()
 
     # ===== what was asked =====
 
