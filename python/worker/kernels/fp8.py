@@ -1,4 +1,4 @@
-"""FP8 matrix products: activations quantized row by row, and the product of a few rows.
+"""What stands before and after an FP8 matrix product: quantization of rows, and their scales.
 
 Their references stand in fp8_reference.
 """
@@ -14,9 +14,7 @@ import triton.language as tl
 from .fp8_reference import LARGEST, SMALLEST_SCALE
 
 _BLOCK = 4096
-# Rows that `few_rows_product` takes: one side of the smallest tile of a tensor core.
-FEW_ROWS = 16
-_OUTPUTS, _INPUTS = 16, 512
+_COLUMNS = 1024
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,73 +66,33 @@ def _quantize_rows(
         tl.store(quantized + row * SIZE + start + columns, rounded, mask=inside)
 
 
-def few_rows_product(
-    x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    """x Wᵀ + b for at most FEW_ROWS rows; x stays as exact as it is.
+def scale_product(
+    product: torch.Tensor,
+    row_scales: torch.Tensor,
+    column_scales: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> None:
+    """product · row_scales · column_scales + bias, in place.
 
-    Reading W takes the time, so it is read as FP8 and widened in registers.
-
-    x: [rows, inputs], contiguous; weight: [outputs, inputs] float8_e4m3fn, contiguous;
-    scales: [outputs] float32, of the weight's rows; bias: [outputs]. Returns [rows, outputs].
+    product: [rows, columns], contiguous; row_scales: [rows, 1] and column_scales: [columns],
+    float32; bias: [columns].
     """
-    rows, inputs = x.shape
-    assert rows <= FEW_ROWS, rows
-    outputs = len(weight)
-    product = x.new_empty(rows, outputs)
-    _few_rows_product[(triton.cdiv(outputs, _OUTPUTS),)](
-        x,
-        weight,
-        scales,
-        bias,
-        product,
-        rows,
-        outputs,
-        SIZE=inputs,
-        ROWS=FEW_ROWS,
-        OUTPUTS=_OUTPUTS,
-        INPUTS=_INPUTS,
-        num_warps=4,
-        num_stages=3,
+    rows, columns = product.shape
+    _scale_product[(rows, triton.cdiv(columns, _COLUMNS))](
+        product, row_scales, column_scales, bias, COLUMNS=columns, BLOCK=_COLUMNS, num_warps=4
     )
-    return product
 
 
-@triton.jit(do_not_specialize=["rows"])
-def _few_rows_product(
-    x,
-    weight,
-    scales,
-    bias,
-    product,
-    rows,
-    outputs,
-    SIZE: tl.constexpr,
-    ROWS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    INPUTS: tl.constexpr,
+@triton.jit
+def _scale_product(
+    product, row_scales, column_scales, bias, COLUMNS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    row = tl.arange(0, ROWS)
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    total = tl.zeros([OUTPUTS, ROWS], tl.float32)
-    for start in range(0, SIZE, INPUTS):
-        column = start + tl.arange(0, INPUTS)
-        wide = tl.load(
-            weight + output.to(tl.int64)[:, None] * SIZE + column[None, :],
-            mask=(output < outputs)[:, None] & (column < SIZE)[None, :],
-            other=0.0,
-        ).to(x.dtype.element_ty)
-        part = tl.load(
-            x + row[None, :] * SIZE + column[:, None],
-            mask=(row < rows)[None, :] & (column < SIZE)[:, None],
-            other=0.0,
-        )
-        total = tl.dot(wide, part, total)
-    total *= tl.load(scales + output, mask=output < outputs, other=0.0)[:, None]
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < COLUMNS
+    place = product + row * COLUMNS + column
+    scale = tl.load(column_scales + column, mask=inside, other=0.0) * tl.load(row_scales + row)
+    value = tl.load(place, mask=inside, other=0.0).to(tl.float32) * scale
     if bias is not None:
-        total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[:, None]
-    tl.store(
-        product + row[None, :] * outputs + output[:, None],
-        total.to(product.dtype.element_ty),
-        mask=(row < rows)[None, :] & (output < outputs)[:, None],
-    )
+        value += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(place, value.to(product.dtype.element_ty), mask=inside)

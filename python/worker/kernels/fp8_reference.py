@@ -16,9 +16,12 @@ def quantize_rows_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return wide.div(scales).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scales
 
 
-def few_rows_product_reference(
-    x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+def scale_product_reference(
+    product: torch.Tensor,
+    row_scales: torch.Tensor,
+    column_scales: torch.Tensor,
+    bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """x Wᵀ + b. weight: [outputs, inputs] float8_e4m3fn; scales: [outputs], of its rows."""
-    product = x.float() @ weight.float().T * scales
-    return (product if bias is None else product + bias.float()).to(x.dtype)
+    """product · row_scales · column_scales + bias: [rows, columns], new, in product's dtype."""
+    scaled = product.float() * row_scales * column_scales
+    return (scaled if bias is None else scaled + bias.float()).to(product.dtype)

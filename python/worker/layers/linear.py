@@ -38,10 +38,10 @@ class Linear(nn.Module):
     def quantize(self) -> None:
         """Replace the loaded weight by FP8 numbers, if its shape can be multiplied in FP8."""
         if can_quantize(self.weight):
-            one_row = self.weight.new_zeros(1, self.weight.shape[1])
+            one_token = self.weight.new_zeros(1, self.weight.shape[1])
             self.weight, self.weight_scales = quantize(self.weight)
-            # A graph of few rows can be captured only when their kernel is compiled.
-            fp8_linear(one_row, self.weight, self.weight_scales, self.bias)
+            # Graphs of few tokens can be captured only when their kernels are compiled.
+            fp8_linear(one_token, self.weight, self.weight_scales, self.bias)
 
     def pack(self) -> None:
         """Bring the loaded weight into the fastest layout, in the place of the plain one."""
