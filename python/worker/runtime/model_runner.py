@@ -142,7 +142,7 @@ class ModelRunner:
             rows + 1, dtype=torch.int64 if on_cpu else torch.int32, device=self.device
         )
         vocab_size = self.config.vocab_size
-        self._sampling = SamplingTable(rows, vocab_size, self.device)
+        self._sampling = SamplingTable(rows + 1, vocab_size, self.device)
         if not on_cpu:
             with torch.inference_mode():
                 logits = torch.zeros(1, vocab_size, dtype=self.dtype, device=self.device)
