@@ -159,10 +159,15 @@ class Engine:
         for index, (prompt, option) in enumerate(zip(prompts, options, strict=True)):
             if option.stop_strings and token_bytes is None:
                 raise ValueError("without a tokenizer (skip_tokenizer_init) there is no text: stop")
+            sampling = option.for_engine(self._room_after(prompt))
+            if any(token >= self.info.vocab_size for token, _ in sampling.logit_bias):
+                raise ValueError(
+                    f"logit_bias: a token id is outside the vocabulary of {self.info.vocab_size}"
+                )
             request = TextRequest(
                 rid=uuid.uuid4().hex,
                 input_ids=prompt,
-                sampling=option.for_engine(self._room_after(prompt)),
+                sampling=sampling,
                 stop_strings=option.stop_strings,
                 skip_special_tokens=option.skip_special_tokens,
             )

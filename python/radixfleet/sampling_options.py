@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from worker.messages import SamplingParams
 
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _StopString = Annotated[str, Meta(min_length=1)]
 
 
@@ -28,6 +29,11 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     stop: _StopString | list[_StopString] | None = None
     stop_token_ids: list[_TokenId] | None = None
     ignore_eos: bool = False
+    min_new_tokens: Annotated[int, Meta(ge=0)] = 0
+    frequency_penalty: _Penalty = 0.0
+    presence_penalty: _Penalty = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] = 1.0
+    logit_bias: dict[_TokenId, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     skip_special_tokens: bool = True
 
     @classmethod
@@ -39,6 +45,11 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"sampling_params: {error}") from None
         if options.top_k == 0:
             raise ValueError("sampling_params: top_k must be at least 1, or -1 for all tokens")
+        if options.max_new_tokens is not None and options.min_new_tokens > options.max_new_tokens:
+            raise ValueError(
+                f"sampling_params: min_new_tokens {options.min_new_tokens} is more than "
+                f"max_new_tokens {options.max_new_tokens}"
+            )
         return options
 
     @property
@@ -59,4 +70,9 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
             seed=self.seed,
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=self.ignore_eos,
+            min_new_tokens=self.min_new_tokens,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=tuple((self.logit_bias or {}).items()),
         )

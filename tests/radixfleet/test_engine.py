@@ -79,6 +79,11 @@ def test_one_prompt_has_one_answer_and_a_list_a_list(engine):
     assert same["meta_info"]["cached_tokens"] == len(ids) - 1
 
 
+def test_biased_logits_decide(engine):
+    biased = {**GREEDY, "logit_bias": {42: 100.0}}
+    assert engine.generate("a", biased)["output_ids"] == [42] * 12
+
+
 def test_sampling_params_can_differ_from_prompt_to_prompt(engine):
     sampling = [GREEDY | {"max_new_tokens": count} for count in (1, 5, 9)]
     answers = engine.generate(PROMPTS, sampling)
@@ -147,6 +152,9 @@ def test_max_new_tokens_none_fills_the_context(engine):
         ({"prompt": "a", "sampling_params": {"top_p": 0}}, "top_p"),
         ({"prompt": "a", "sampling_params": {"top_k": 0}}, "top_k"),
         ({"prompt": "a", "sampling_params": {"temprature": 0}}, "temprature"),
+        ({"prompt": "a", "sampling_params": {"presence_penalty": 3}}, "presence_penalty"),
+        ({"prompt": "a", "sampling_params": {"min_new_tokens": 129}}, "more than max_new_tokens"),
+        ({"prompt": "a", "sampling_params": {"logit_bias": {270: 1.0}}}, "logit_bias"),
     ],
 )
 def test_a_wrong_question_is_a_value_error(engine, arguments, message):

@@ -20,6 +20,7 @@ from .errors import shown
 
 _LONGEST_STOP = 1024
 _MOST_STOPS = 64
+_MOST_BIASES = 1024
 
 
 class RequestModel(BaseModel):
@@ -85,3 +86,31 @@ StopStrings = Annotated[
     tuple[StopString, ...], Field(max_length=_MOST_STOPS), BeforeValidator(_as_tuple)
 ]
 StopTokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple)]
+LeastTokenCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
+LogitBias = Annotated[
+    dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=_MOST_BIASES),
+]
+
+
+class PenaltyFields(RequestModel):
+    """What changes logits before a token is chosen. `logit_bias` goes from token ids to values."""
+
+    frequency_penalty: Penalty | None = 0.0
+    presence_penalty: Penalty | None = 0.0
+    repetition_penalty: RepetitionPenalty | None = 1.0
+    logit_bias: LogitBias | None = None
+
+    @property
+    def for_sampling(self) -> dict[str, Any]:
+        """As fields of `SamplingParams`."""
+        repetition = self.repetition_penalty
+        bias = self.logit_bias or {}
+        return {
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "repetition_penalty": 1.0 if repetition is None else repetition,
+            "logit_bias": tuple((int(token), value) for token, value in bias.items()),
+        }

@@ -71,12 +71,13 @@ async def _requests(service: WorkerService, body: GenerateBody) -> list[TextRequ
     for prompt, sampling, rid in zip(prompts, samplings, rids, strict=True):
         prompt = service.limits.fit_prompt(prompt, sampling.max_new_tokens, param)
         room = service.limits.room_after(len(prompt))
-        service.limits.check_token_ids(sampling.stop_token_ids, "sampling_params.stop_token_ids")
+        params = sampling.for_engine(min(sampling.max_new_tokens or room, room))
+        service.limits.check_sampling(params, prefix="sampling_params.", least="min_new_tokens")
         requests.append(
             TextRequest(
                 rid=rid or uuid.uuid4().hex,
                 input_ids=prompt,
-                sampling=sampling.for_engine(min(sampling.max_new_tokens or room, room)),
+                sampling=params,
                 stop_strings=sampling.stop,
                 skip_special_tokens=sampling.skip_special_tokens,
             )

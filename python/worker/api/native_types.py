@@ -8,7 +8,9 @@ from pydantic import Discriminator, Tag
 
 from ..messages import SamplingParams
 from .fields import (
+    LeastTokenCount,
     MinP,
+    PenaltyFields,
     RequestModel,
     Seed,
     StopStrings,
@@ -22,7 +24,7 @@ from .fields import (
 )
 
 
-class SamplingFields(RequestModel):
+class SamplingFields(PenaltyFields):
     """How one answer is made. Temperature 0 is greedy."""
 
     max_new_tokens: TokenCount | None = 128
@@ -34,15 +36,12 @@ class SamplingFields(RequestModel):
     stop: StopStrings = ()
     stop_token_ids: StopTokenIds = ()
     ignore_eos: bool = False
+    min_new_tokens: LeastTokenCount | None = 0
     skip_special_tokens: bool = True
     # The tokenizers of the Llama family put no spaces between special tokens: both values are one.
     spaces_between_special_tokens: bool = True
 
     n: Annotated[Any, only(1, None)] = 1
-    min_new_tokens: Annotated[Any, only(0, None)] = 0
-    frequency_penalty: Annotated[Any, only(0, None)] = 0
-    presence_penalty: Annotated[Any, only(0, None)] = 0
-    repetition_penalty: Annotated[Any, only(1, None)] = 1
     json_schema: Annotated[Any, only(None)] = None
     regex: Annotated[Any, only(None)] = None
     ebnf: Annotated[Any, only(None)] = None
@@ -59,6 +58,8 @@ class SamplingFields(RequestModel):
             seed=self.seed,
             stop_token_ids=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
+            min_new_tokens=self.min_new_tokens or 0,
+            **self.for_sampling,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..messages import SamplingParams
 from .errors import ApiError, bad_request
 
 
@@ -32,6 +33,22 @@ class PromptLimits:
             raise bad_request(
                 f"{param}: token id {wrong} is outside the vocabulary of {self.vocab_size} tokens",
                 param,
+                "invalid_value",
+            )
+
+    def check_sampling(
+        self, sampling: SamplingParams, *, prefix: str = "", least: str = "min_tokens"
+    ) -> None:
+        """Raises ApiError 400 for token ids that the model does not have, and for more tokens
+        asked for than the answer may have. `prefix` and `least` name the fields.
+        """
+        self.check_token_ids(sampling.stop_token_ids, f"{prefix}stop_token_ids")
+        self.check_token_ids([token for token, _ in sampling.logit_bias], f"{prefix}logit_bias")
+        if sampling.min_new_tokens > sampling.max_new_tokens:
+            raise bad_request(
+                f"{prefix}{least}: the answer can have at most {sampling.max_new_tokens} tokens, "
+                f"not {sampling.min_new_tokens}",
+                f"{prefix}{least}",
                 "invalid_value",
             )
 

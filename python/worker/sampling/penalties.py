@@ -102,7 +102,8 @@ class PenaltyTable:
         return self._free.pop()
 
     def _fill(self, slot: int, penalties: Penalties) -> None:
-        changes = penalties.changes
+        vocab_size = self.seen.shape[1]  # a stop token may be one that the model does not have
+        changes = [change for change in penalties.changes if change[0] < vocab_size]
         self._widen(len(changes))
         factors = (penalties.frequency, penalties.presence, penalties.repetition)
         self.factors[slot] = self._upload(factors, torch.float32)

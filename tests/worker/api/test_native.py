@@ -246,10 +246,16 @@ async def test_wrong_body_is_refused(
         ("stop_token_ids", [-1]),
         ("stop_token_ids", [300]),
         ("n", 2),
-        ("min_new_tokens", 1),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -1),
-        ("repetition_penalty", 1.1),
+        ("min_new_tokens", -1),
+        ("min_new_tokens", 129),
+        ("frequency_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", 2.5),
+        ("logit_bias", {"a": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"300": 1}),
         ("json_schema", "{}"),
         ("regex", "a"),
         ("ebnf", "a"),
@@ -265,9 +271,20 @@ async def test_wrong_sampling_parameter_is_refused(
     error = response.json()["error"]
     assert error["param"].startswith(f"sampling_params.{field}")
     assert error["param"] in error["message"]
-    if field not in ("nonsense", "stop", "stop_token_ids"):
+    if field not in ("nonsense", "stop", "stop_token_ids", "logit_bias"):
         assert json.dumps(value) in error["message"]
     assert worker.scheduler.requests == []
+
+
+async def test_penalties_reach_the_engine(worker: RunningWorker) -> None:
+    penalties = {"frequency_penalty": 0.5, "presence_penalty": -1, "repetition_penalty": 1.1}
+    wanted = {**penalties, "min_new_tokens": 3, "logit_bias": {"7": -100, "12": 0.5}}
+    body = {"text": "a", "sampling_params": wanted}
+    assert (await worker.http.post("/generate", json=body)).status_code == 200
+    sent = worker.scheduler.requests[0].sampling
+    assert {name: getattr(sent, name) for name in penalties} == penalties
+    assert sent.min_new_tokens == 3
+    assert sent.logit_bias == ((7, -100.0), (12, 0.5))
 
 
 async def test_neutral_values_of_what_is_not_supported_are_taken(worker: RunningWorker) -> None:
@@ -283,7 +300,8 @@ async def test_neutral_values_of_what_is_not_supported_are_taken(worker: Running
             "min_new_tokens": 0,
             "frequency_penalty": 0.0,
             "presence_penalty": 0,
-            "repetition_penalty": 1.0,
+            "repetition_penalty": None,
+            "logit_bias": {},
             "spaces_between_special_tokens": False,
             "regex": None,
             "stop": None,

@@ -118,6 +118,15 @@ async def test_sampling_additions_reach_the_engine(worker: RunningWorker) -> Non
     assert (sent.ignore_eos, sent.stop_token_ids) == (True, (9,))
 
 
+async def test_penalties_reach_the_engine(worker: RunningWorker) -> None:
+    extra = {"repetition_penalty": 0.9, "min_tokens": 4}
+    await chat(worker, frequency_penalty=1.5, logit_bias={"9": 2}, extra_body=extra)
+    sent = worker.scheduler.requests[0].sampling
+    assert (sent.frequency_penalty, sent.presence_penalty) == (1.5, 0.0)
+    assert (sent.repetition_penalty, sent.min_new_tokens) == (0.9, 4)
+    assert sent.logit_bias == ((9, 2.0),)
+
+
 async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
     await chat(
         worker,
@@ -149,14 +158,19 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
         ({"top_p": 0}, "greater than 0, not 0", "top_p"),
         ({"max_tokens": 0}, "greater than or equal to 1, not 0", "max_tokens"),
         ({"logprobs": True}, "true is not supported", "logprobs"),
-        ({"presence_penalty": 1}, "1 is not supported", "presence_penalty"),
-        ({"logit_bias": {"5": 1}}, "is not supported", "logit_bias"),
+        ({"presence_penalty": 3}, "less than or equal to 2, not 3", "presence_penalty"),
+        ({"logit_bias": {"5": 500}}, "less than or equal to 100, not 500", "logit_bias.5"),
+        ({"logit_bias": {"300": 1}}, "300 is outside the vocabulary", "logit_bias"),
         ({"response_format": {"type": "json_object"}}, "not supported", "response_format"),
         ({"tools": [{"type": "function"}]}, "is not supported", "tools"),
         ({"store": True}, "true is not supported", "store"),
         ({"extra_body": {"nonsense": 1}}, "Unknown field: 'nonsense'", "nonsense"),
         ({"stream_options": {"x": 1}}, "Unknown field", "stream_options.x"),
-        ({"extra_body": {"min_tokens": 3}}, "3 is not supported", "min_tokens"),
+        (
+            {"max_tokens": 2, "extra_body": {"min_tokens": 3}},
+            "at most 2 tokens, not 3",
+            "min_tokens",
+        ),
         (
             {"messages": [{"role": "narrator", "content": "x"}]},
             "'system', 'developer', 'user' or 'assistant', not \"narrator\"",

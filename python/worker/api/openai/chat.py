@@ -62,11 +62,12 @@ async def _text_request(service: WorkerService, body: ChatBody) -> TextRequest:
     prompt = service.limits.fit_prompt(prompt, limit, "messages")
     if limit is not None:
         service.limits.check_answer_fits(len(prompt), limit, param)
-    service.limits.check_token_ids(body.stop_token_ids, "stop_token_ids")
+    sampling = body.for_engine(limit or service.limits.room_after(len(prompt)))
+    service.limits.check_sampling(sampling)
     return TextRequest(
         rid=f"chatcmpl-{uuid.uuid4().hex}",
         input_ids=prompt,
-        sampling=body.for_engine(limit or service.limits.room_after(len(prompt))),
+        sampling=sampling,
         stop_strings=body.stop,
         skip_special_tokens=body.skip_special_tokens,
     )

@@ -55,18 +55,18 @@ def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
 async def _text_requests(
     service: WorkerService, body: CompletionBody, name: str
 ) -> list[TextRequest]:
-    service.limits.check_token_ids(body.stop_token_ids, "stop_token_ids")
     requests = []
     for index, prompt in enumerate(await _prompts(service, body)):
         prompt = service.limits.fit_prompt(prompt, body.max_tokens, "prompt")
         if body.max_tokens is not None:
             service.limits.check_answer_fits(len(prompt), body.max_tokens, "max_tokens")
-        max_new_tokens = body.max_tokens or service.limits.room_after(len(prompt))
+        sampling = body.for_engine(body.max_tokens or service.limits.room_after(len(prompt)))
+        service.limits.check_sampling(sampling)
         requests.append(
             TextRequest(
                 rid=f"{name}-{index}",
                 input_ids=prompt,
-                sampling=body.for_engine(max_new_tokens),
+                sampling=sampling,
                 stop_strings=body.stop,
                 skip_special_tokens=body.skip_special_tokens,
             )

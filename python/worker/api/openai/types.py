@@ -12,7 +12,9 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from ...messages import SamplingParams
 from ..fields import (
+    LeastTokenCount,
     MinP,
+    PenaltyFields,
     RequestModel,
     Seed,
     StopStrings,
@@ -33,7 +35,7 @@ class StreamOptions(RequestModel):
     include_obfuscation: Annotated[Any, only(False, None)] = None
 
 
-class CommonBody(RequestModel):
+class CommonBody(PenaltyFields):
     """What both kinds of completions take."""
 
     model: str = ""
@@ -49,6 +51,7 @@ class CommonBody(RequestModel):
     min_p: MinP = 0.0
     stop_token_ids: StopTokenIds = ()
     ignore_eos: bool = False
+    min_tokens: LeastTokenCount | None = 0
     skip_special_tokens: bool = True
     # The tokenizers of the Llama family put no spaces between special tokens: both values are one.
     spaces_between_special_tokens: bool = True
@@ -59,11 +62,6 @@ class CommonBody(RequestModel):
     service_tier: Literal["auto", "default"] | None = None
 
     n: Annotated[Any, only(1, None)] = 1
-    frequency_penalty: Annotated[Any, only(0, None)] = 0
-    presence_penalty: Annotated[Any, only(0, None)] = 0
-    repetition_penalty: Annotated[Any, only(1, None)] = 1
-    logit_bias: Annotated[Any, only(None, {})] = None
-    min_tokens: Annotated[Any, only(0, None)] = 0
     regex: Annotated[Any, only(None)] = None
     ebnf: Annotated[Any, only(None)] = None
     json_schema: Annotated[Any, only(None)] = None
@@ -85,6 +83,8 @@ class CommonBody(RequestModel):
             seed=self.seed,
             stop_token_ids=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
+            min_new_tokens=self.min_tokens or 0,
+            **self.for_sampling,
         )
 
 
