@@ -7,16 +7,52 @@ lies behind a chunk comes later than all of its own tokens, and causality hides 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .base import AttentionSpec
 
-# Shorter chunks take little time next to the rest of their layer, and share a launch elsewhere.
+# Less than that, the Triton kernel, which takes all chunks at once, computes as fast.
 MIN_TOKENS = 1024
+MIN_GROUP_TOKENS = 4096
 _LENGTHS_PER_OCTAVE = 8
+
+
+@dataclass(frozen=True)
+class Group:
+    """`count` chunks of `length` tokens each, one behind the other from token `start` on."""
+
+    start: int
+    length: int
+    count: int
+
+    @property
+    def tokens(self) -> int:
+        return self.length * self.count
+
+
+def group_chunks(
+    starts: np.ndarray, lengths: np.ndarray, is_fresh: np.ndarray
+) -> tuple[list[Group], np.ndarray]:
+    """The chunks to be attended here, each group in one call, and [chunks] bool: which they are.
+
+    starts, lengths: [chunks], in tokens of the step; is_fresh: [chunks] bool, without a prefix
+    """
+    groups, grouped, i = [], np.zeros(len(starts), dtype=bool), 0
+    while i < len(starts):
+        length, end = int(lengths[i]), i + 1
+        if is_fresh[i] and padded_length(length) == length:  # neighbours lie as a batch does
+            while end < len(starts) and is_fresh[end] and lengths[end] == length:
+                end += 1
+        group = Group(int(starts[i]), length, end - i)
+        if is_fresh[i] and length >= MIN_TOKENS and group.tokens >= MIN_GROUP_TOKENS:
+            groups.append(group)
+            grouped[i:end] = True
+        i = end
+    return groups, grouped
 
 
 def usable(spec: AttentionSpec, dtype: torch.dtype, device: torch.device) -> bool:
@@ -40,51 +76,37 @@ def padded_length(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def fresh_prefill(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, query_lens: Sequence[int], scale: float
-) -> torch.Tensor:
-    """Causal attention within each chunk.
-
-    q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim], where the last dimension is
-    contiguous. `query_lens` are the lengths of the chunks, which lie one behind the other.
-    Returns q's shape, new.
-    """
-    out = torch.empty_like(q)
-    start = 0
-    for length in query_lens:
-        attend_chunk(q, k, v, out, start, length, scale)
-        start += length
-    return out
-
-
-def attend_chunk(
+def attend_group(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     out: torch.Tensor,
-    start: int,
-    length: int,
+    group: Group,
     scale: float,
 ) -> None:
-    """Write causal attention within tokens [start, start + length) to the same rows of `out`.
+    """Write causal attention within each of the group's chunks to their rows of `out`.
 
-    q, k, v, out are all of the step's tokens; shapes as for `fresh_prefill`.
+    q, out: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim]: all tokens of the step,
+    the last dimension contiguous.
     """
-    span = padded_length(length)
-    heads = [_span(x, start, length, span)[None].transpose(1, 2) for x in (q, k, v)]
-    attended = _causal(*heads, scale=scale)[0].transpose(0, 1)
-    out[start : start + length] = attended[:length]
+    span = group.tokens if group.count > 1 else padded_length(group.length)
+    batched = [
+        _span(x, group.start, group.tokens, span).unflatten(0, (group.count, -1)).transpose(1, 2)
+        for x in (q, k, v)
+    ]
+    attended = _causal(*batched, scale=scale).transpose(1, 2).flatten(0, 1)
+    out[group.start : group.start + group.tokens] = attended[: group.tokens]
 
 
 def _span(x: torch.Tensor, start: int, length: int, span: int) -> torch.Tensor:
-    """`span` tokens from `start` on: those of the next chunks, or zeros, behind the chunk's own."""
+    """`span` tokens from `start` on: behind the first `length`, other chunks' or zeros."""
     if start + span <= len(x):
         return x[start : start + span]
     return F.pad(x[start : start + length], (0, 0, 0, 0, 0, span - length))
 
 
 def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-    """q: [1, heads, tokens, head_dim]; k, v: [1, kv_heads, tokens, head_dim]; returns q's shape."""
+    """q: [chunks, heads, tokens, head_dim]; k, v: [chunks, kv_heads, tokens, head_dim]; like q."""
     if not q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
     # Called by its own name: choosing it by torch's context manager costs the host more than the

@@ -48,13 +48,13 @@ class _Chip:
 class _Chunks:
     """The prompt chunks of a step.
 
-    every: [chunks] their sequences; long_fresh: (first token in the step, tokens) of those that
-    have no prefix and are long; others: [chunks] the sequences of the rest
+    every: [chunks] their sequences; dense: those for a dense kernel, if it is usable;
+    others: [chunks] the sequences of the rest
     tile_plans: the extend kernel's work lists on the device, by sequences and tokens of a tile
     """
 
     every: np.ndarray
-    long_fresh: list[tuple[int, int]]
+    dense: list[fresh_prefill.Group]
     others: np.ndarray
     tile_plans: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
 
@@ -62,10 +62,11 @@ class _Chunks:
     def of(cls, batch: ForwardBatch) -> _Chunks:
         every = np.arange(batch.num_decodes, len(batch.seq_lens))
         tokens = batch.query_lens[every]
-        is_long_fresh = (batch.seq_lens[every] == tokens) & (tokens >= fresh_prefill.MIN_TOKENS)
         starts = batch.num_decodes + np.cumsum(tokens) - tokens
-        long_fresh = zip(starts[is_long_fresh], tokens[is_long_fresh], strict=True)
-        return cls(every, [(int(start), int(n)) for start, n in long_fresh], every[~is_long_fresh])
+        dense, grouped = fresh_prefill.group_chunks(
+            starts, tokens, is_fresh=batch.seq_lens[every] == tokens
+        )
+        return cls(every, dense, every[~grouped])
 
 
 class TritonBackend(AttentionBackend):
@@ -128,9 +129,9 @@ class TritonBackend(AttentionBackend):
         chunks: _Chunks,
     ) -> None:
         batch, sequences = current_batch(), chunks.every
-        if chunks.long_fresh and fresh_prefill.usable(spec, q.dtype, q.device):
-            for start, tokens in chunks.long_fresh:
-                fresh_prefill.attend_chunk(q, k, v, out, start, tokens, spec.scale)
+        if chunks.dense and fresh_prefill.usable(spec, q.dtype, q.device):
+            for group in chunks.dense:
+                fresh_prefill.attend_group(q, k, v, out, group, spec.scale)
             sequences = chunks.others
         if not len(sequences):
             return

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from worker.attention.base import AttentionSpec
-from worker.attention.fresh_prefill import MIN_TOKENS, fresh_prefill, padded_length, usable
+from worker.attention.fresh_prefill import (
+    MIN_TOKENS,
+    Group,
+    attend_group,
+    group_chunks,
+    padded_length,
+    usable,
+)
 from worker.attention.torch_native import attend_reference
 
 
@@ -22,16 +30,50 @@ def expected(q, k, v, lens, scale):
     return torch.cat(parts)
 
 
+def computed(q, k, v, groups, scale):
+    out = torch.full_like(q, torch.nan)
+    for group in groups:
+        attend_group(q, k, v, out, group, scale)
+    return out
+
+
 @pytest.mark.parametrize(
     "lens", [[1], [17], [16], [33, 1, 40], [5, 130], [130, 5]], ids=lambda lens: str(lens)
 )
 def test_each_chunk_sees_itself_alone(lens):
     torch.manual_seed(0)
-    tokens = sum(lens)
-    qkv = torch.randn(tokens, 4 + 2 * 2, 8)
-    q, k, v = qkv.split((4, 2, 2), dim=1)
-    out = fresh_prefill(q.contiguous(), k, v, lens, scale=0.3)
+    q, k, v = torch.randn(sum(lens), 4 + 2 * 2, 8).split((4, 2, 2), dim=1)
+    starts = np.cumsum(lens) - lens
+    groups = [Group(int(start), n, 1) for start, n in zip(starts, lens, strict=True)]
+    out = computed(q, k, v, groups, scale=0.3)
     torch.testing.assert_close(out, expected(q, k, v, lens, 0.3), rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_is_one_batch_and_touches_nothing_else():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(5 + 3 * 16 + 2, 4 + 2 * 2, 8).split((4, 2, 2), dim=1)
+    out = computed(q, k, v, [Group(5, 16, 3)], scale=0.3)
+    own = slice(5, 53)
+    wanted = expected(q[own], k[own], v[own], [16] * 3, 0.3)
+    torch.testing.assert_close(out[own], wanted, rtol=1e-4, atol=1e-5)
+    assert out[:5].isnan().all()
+    assert out[53:].isnan().all()
+
+
+def test_neighbours_of_one_length_are_grouped_and_small_groups_left_out():
+    lengths = np.array([2048, 2048, 1024, 4097, 4097, 512, 4096, 4096, 1024, 1024, 1024, 1024])
+    is_fresh = np.ones(12, dtype=bool)
+    is_fresh[6] = False
+    starts = 3 + np.cumsum(lengths) - lengths
+    groups, grouped = group_chunks(starts, lengths, is_fresh)
+    assert groups == [
+        Group(3, 2048, 2),  # together they are enough
+        Group(5123, 4097, 1),  # padded, so each by itself
+        Group(9220, 4097, 1),
+        Group(17925, 4096, 1),  # its neighbour has a prefix
+        Group(22021, 1024, 4),
+    ]
+    assert grouped.tolist() == [True] * 2 + [False] + [True] * 2 + [False, False] + [True] * 5
 
 
 def test_there_are_few_lengths_and_little_padding():

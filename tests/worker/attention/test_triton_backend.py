@@ -38,19 +38,20 @@ def test_random_batches(seed):
 def test_long_chunks_without_a_prefix_go_to_the_dense_kernel_where_it_is_usable(monkeypatch):
     attended = []
 
-    def attend_chunk(q, k, v, out, start, length, scale):
-        attended.append((start, length))
-        span = slice(start, start + length)
+    def attend_group(q, k, v, out, group, scale):
+        attended.append(group)
+        span = slice(group.start, group.start + group.tokens)
         out[span] = softmax_attention(q[span], k[span], v[span], scale=scale)
 
     monkeypatch.setattr(fresh_prefill, "MIN_TOKENS", 10)
-    monkeypatch.setattr(fresh_prefill, "attend_chunk", attend_chunk)
-    scene = Scene(spec(), [(3, 1), (0, 12), (25, 16), (0, 9), (0, 10)])
+    monkeypatch.setattr(fresh_prefill, "MIN_GROUP_TOKENS", 11)
+    monkeypatch.setattr(fresh_prefill, "attend_group", attend_group)
+    scene = Scene(spec(), [(3, 1), (0, 12), (25, 16), (0, 9), (0, 11)])
     check(scene)
     assert not attended
     monkeypatch.setattr(fresh_prefill, "usable", lambda spec, dtype, device: True)
     check(scene)
-    assert attended == [(1, 12), (38, 10)]
+    assert attended == [fresh_prefill.Group(1, 12, 1), fresh_prefill.Group(38, 11, 1)]
 
 
 @pytest.mark.parametrize("decodes", [0, 1, 5, 8])
