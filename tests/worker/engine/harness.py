@@ -40,7 +40,11 @@ class Engine:
         while not self.scheduler.is_idle:
             self.step()
         self.check_idle()
-        return [self._answers[rid] for rid in rids]
+        return [self.answer(rid) for rid in rids]
+
+    def answer(self, rid: str) -> list[int]:
+        """All tokens so far."""
+        return self._answers[rid]
 
     def check_idle(self) -> None:
         cache = self.scheduler.cache

@@ -7,12 +7,10 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
-from worker.cache.kv_cache import KVCache
 from worker.embedded_models import resolve_model_path
 from worker.runtime.model_runner import ModelRunner
-from worker.scheduler.step import PrefillChunk, Step, sequence_of, step_input
 
-from ..runtime.test_model_runner import request_for
+from ..runtime.texts import Texts
 
 LICENSE = Path(__file__).parents[3] / "LICENSE"
 TOKENS, CHUNK = 256, 64
@@ -34,17 +32,8 @@ def logits(prompt: list[int], **options) -> torch.Tensor:
         max_total_tokens=TOKENS,
         **options,
     )
-    cache = KVCache(TOKENS, 1, TOKENS)
-    runner.set_page_table(cache.table)
-    request = request_for(prompt)
-    request.sequence = cache.begin(cache.match(request.text))
-    parts = []
-    for start in range(0, TOKENS, CHUNK):
-        assert cache.grow(sequence_of(request), start + CHUNK)
-        step = Step([], [PrefillChunk(request, start, start + CHUNK)])
-        parts.append(runner.logits(step_input(step, cache)))
-        sequence_of(request).computed = start + CHUNK
-    return torch.cat(parts)
+    texts = Texts(runner, [prompt])
+    return torch.cat([texts.compute([(0, n, n + CHUNK)]) for n in range(0, TOKENS, CHUNK)])
 
 
 @pytest.fixture(scope="module")

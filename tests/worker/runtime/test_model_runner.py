@@ -3,59 +3,16 @@
 import pytest
 import torch
 
-from worker.cache.kv_cache import KVCache, Sequence
-from worker.messages import SamplingParams
 from worker.runtime.device import DeviceError
 from worker.runtime.kv_pool import OutOfMemory, pool_tokens
 from worker.runtime.model_runner import ModelRunner
-from worker.scheduler.request import Request
-from worker.scheduler.step import PrefillChunk, Step, sequence_of, step_input
+from worker.scheduler.step import Step, sequence_of, step_input
 
-from ..checkpoints import FAMILIES, VOCAB_SIZE, hf_logits, hf_reference, make_checkpoint
+from ..checkpoints import FAMILIES, hf_logits, hf_reference, make_checkpoint
 from ..triton_interpreter import allow_loop_bounds
+from .texts import Texts
 
 CPU = torch.device("cpu")
-
-
-def request_for(tokens: list[int], arrival: int = 0) -> Request:
-    """A request for one token after `tokens`."""
-    return Request.create(
-        f"r{arrival}",
-        tokens,
-        SamplingParams(max_new_tokens=1),
-        eos_token_ids=(),
-        arrival=arrival,
-        seed=0,
-        stream_interval=1,
-    )
-
-
-class Texts:
-    """Sequences with known tokens in a small paged cache, computed piece by piece."""
-
-    def __init__(self, runner: ModelRunner, lengths: list[int], page_size: int = 1) -> None:
-        self.runner = runner
-        self.cache = KVCache(runner.total_tokens, len(lengths), 128, page_size=page_size)
-        runner.set_page_table(self.cache.table)
-        generator = torch.Generator().manual_seed(len(lengths))
-        self.requests = []
-        for i, length in enumerate(lengths):
-            tokens = torch.randint(3, VOCAB_SIZE, (length,), generator=generator).tolist()
-            request = request_for(tokens, i)
-            request.sequence = self.cache.begin(self.cache.match(request.text))
-            self.requests.append(request)
-
-    def compute(self, spans: list[tuple[int, int, int]]) -> torch.Tensor:
-        """Logits of tokens [start, end) of request `i`, for each (i, start, end) of `spans`."""
-        chunks = []
-        for i, start, end in spans:
-            sequence: Sequence = sequence_of(self.requests[i])
-            assert self.cache.grow(sequence, end)
-            chunks.append(PrefillChunk(self.requests[i], start, end))
-        logits = self.runner.logits(step_input(Step([], chunks), self.cache))
-        for i, _, end in spans:
-            sequence_of(self.requests[i]).computed = end
-        return logits
 
 
 @pytest.fixture(
@@ -92,24 +49,24 @@ def check(family, texts: Texts, spans: list[tuple[int, int, int]]) -> None:
 
 
 def test_a_whole_prompt(family):
-    check(family, Texts(family[0], [50]), [(0, 0, 50)])
+    check(family, Texts.random(family[0], [50]), [(0, 0, 50)])
 
 
 def test_chunks_of_a_prompt_then_one_token_at_a_time(family):
-    texts = Texts(family[0], [40], page_size=4)
+    texts = Texts.random(family[0], [40], page_size=4)
     for start, end in [(0, 7), (7, 8), (8, 31), (31, 32), (32, 33), (33, 40)]:
         check(family, texts, [(0, start, end)])
 
 
 def test_several_sequences_in_one_step(family):
-    texts = Texts(family[0], [30, 9, 44])
+    texts = Texts.random(family[0], [30, 9, 44])
     check(family, texts, [(0, 0, 30), (1, 0, 4), (2, 0, 20)])
     check(family, texts, [(1, 4, 9), (2, 20, 44)])
 
 
 def test_decoding_several_sequences_of_different_lengths(family):
     runner, reference = family
-    texts = Texts(runner, [60, 3, 25])
+    texts = Texts.random(runner, [60, 3, 25])
     texts.compute([(0, 0, 59), (1, 0, 2), (2, 0, 24)])
     for request in texts.requests:
         assert texts.cache.grow(sequence_of(request), request.length)
