@@ -9,6 +9,7 @@ table is an engine of its own with other options, on dummy weights.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -46,7 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Load:
-    """`decoders` requests that never end; a prompt of `prompt` tokens every `every` seconds."""
+    """`decoders` requests, each begun again when it ends; every so many seconds a long prompt."""
 
     decoders: int
     prompt: int
@@ -119,8 +120,13 @@ def measure(engine: Radixfleet, name: str, load: Load, vocabulary: int) -> Feel:
     started = time.perf_counter()
     measured = started + _WARM_UP_SECONDS
     ends = measured + load.seconds
-    for i in range(load.decoders):
-        ask(f"decoder {i}", 64, engine.engine.info.context_length - 65)
+    decoders = itertools.count()
+
+    def ask_decoder() -> None:
+        ask(f"decoder {next(decoders)}", 64, engine.engine.info.context_length - 65)
+
+    for _ in range(load.decoders):
+        ask_decoder()
     next_arrival = started + _WARM_UP_SECONDS / 2
     while (now := time.perf_counter()) < ends:
         if now >= next_arrival:
@@ -133,6 +139,8 @@ def measure(engine: Radixfleet, name: str, load: Load, vocabulary: int) -> Feel:
         for chunk in chunks:
             if chunk.rid not in arrivals:
                 times[chunk.rid].append(now)
+                if chunk.finish is not None:
+                    ask_decoder()
             elif arrivals[chunk.rid] >= measured:
                 firsts.append(now - arrivals[chunk.rid])
     gaps = np.array(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Any, cast
 
 import torch
@@ -159,15 +159,11 @@ class Engine:
         for index, (prompt, option) in enumerate(zip(prompts, options, strict=True)):
             if option.stop_strings and token_bytes is None:
                 raise ValueError("without a tokenizer (skip_tokenizer_init) there is no text: stop")
-            sampling = option.for_engine(self._room_after(prompt))
-            if any(token >= self.info.vocab_size for token, _ in sampling.logit_bias):
-                raise ValueError(
-                    f"logit_bias: a token id is outside the vocabulary of {self.info.vocab_size}"
-                )
+            self._check_token_ids(option.named_tokens)
             request = TextRequest(
                 rid=uuid.uuid4().hex,
                 input_ids=prompt,
-                sampling=sampling,
+                sampling=option.for_engine(self._room_after(prompt)),
                 stop_strings=option.stop_strings,
                 skip_special_tokens=option.skip_special_tokens,
             )
@@ -178,16 +174,18 @@ class Engine:
         """How many tokens the answer to `prompt` can have; ValueError if it is no good prompt."""
         if not prompt:
             raise ValueError("the prompt has no tokens")
-        if not 0 <= min(prompt) <= max(prompt) < self.info.vocab_size:
-            raise ValueError(
-                f"a token id is outside the vocabulary of {self.info.vocab_size} tokens"
-            )
+        self._check_token_ids(prompt)
         longest = min(self.info.context_length, self.info.max_total_tokens)
         if len(prompt) >= longest:
             raise ValueError(
                 f"the prompt has {len(prompt)} tokens; with its answer it must fit in {longest}"
             )
         return longest - len(prompt)
+
+    def _check_token_ids(self, ids: Collection[int]) -> None:
+        size = self.info.vocab_size
+        if ids and not 0 <= min(ids) <= max(ids) < size:
+            raise ValueError(f"a token id is outside the vocabulary of {size} tokens")
 
     # ===== the loop =====
 

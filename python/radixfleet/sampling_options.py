@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import msgspec
@@ -17,11 +18,12 @@ _StopString = Annotated[str, Meta(min_length=1)]
 class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """How one answer is made; the same names and defaults as `sampling_params` of POST /generate.
 
-    `max_new_tokens` None means as many as fit. `top_k` -1 means all tokens.
+    `max_new_tokens` None means as many as fit. `top_k` -1 means all tokens. `logit_bias` maps token
+    ids to what is added to their logits.
     """
 
     max_new_tokens: Annotated[int, Meta(ge=1)] | None = 128
-    temperature: Annotated[float, Meta(ge=0)] = 1.0
+    temperature: Annotated[float, Meta(ge=0, le=sys.float_info.max)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Meta(ge=-1)] = -1
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
@@ -58,6 +60,11 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
         if isinstance(self.stop, str):
             return (self.stop,)
         return tuple(self.stop or ())
+
+    @property
+    def named_tokens(self) -> list[int]:
+        """All token ids that the parameters name."""
+        return [*(self.stop_token_ids or ()), *(self.logit_bias or ())]
 
     def for_engine(self, room: int) -> SamplingParams:
         """With an answer of at most `room` tokens."""

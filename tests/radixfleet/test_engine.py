@@ -79,11 +79,6 @@ def test_one_prompt_has_one_answer_and_a_list_a_list(engine):
     assert same["meta_info"]["cached_tokens"] == len(ids) - 1
 
 
-def test_biased_logits_decide(engine):
-    biased = {**GREEDY, "logit_bias": {42: 100.0}}
-    assert engine.generate("a", biased)["output_ids"] == [42] * 12
-
-
 def test_sampling_params_can_differ_from_prompt_to_prompt(engine):
     sampling = [GREEDY | {"max_new_tokens": count} for count in (1, 5, 9)]
     answers = engine.generate(PROMPTS, sampling)
@@ -140,6 +135,18 @@ def test_max_new_tokens_none_fills_the_context(engine):
     assert meta["prompt_tokens"] + meta["completion_tokens"] == engine.info.context_length
 
 
+def test_penalties_bias_and_a_least_length_change_the_answer(engine):
+    plain = engine.generate(PROMPTS[0], GREEDY)["output_ids"]
+    biased = engine.generate(PROMPTS[0], GREEDY | {"logit_bias": {77: 100.0}})["output_ids"]
+    assert biased == [77] * 12
+    penalized = engine.generate(PROMPTS[0], GREEDY | {"frequency_penalty": 2.0})["output_ids"]
+    assert len(set(penalized)) > len(set(plain))
+    stop = {"stop_token_ids": [plain[0]], "max_new_tokens": 8}
+    assert len(engine.generate(PROMPTS[0], GREEDY | stop)["output_ids"]) == 1
+    longer = engine.generate(PROMPTS[0], GREEDY | stop | {"min_new_tokens": 5})["output_ids"]
+    assert len(longer) >= 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -154,7 +161,7 @@ def test_max_new_tokens_none_fills_the_context(engine):
         ({"prompt": "a", "sampling_params": {"temprature": 0}}, "temprature"),
         ({"prompt": "a", "sampling_params": {"presence_penalty": 3}}, "presence_penalty"),
         ({"prompt": "a", "sampling_params": {"min_new_tokens": 129}}, "more than max_new_tokens"),
-        ({"prompt": "a", "sampling_params": {"logit_bias": {270: 1.0}}}, "logit_bias"),
+        ({"prompt": "a", "sampling_params": {"logit_bias": {270: 1.0}}}, "outside the vocabulary"),
     ],
 )
 def test_a_wrong_question_is_a_value_error(engine, arguments, message):

@@ -17,6 +17,8 @@ SAMPLES = [
 ]
 WRONG = [
     {"temperature": -0.1},
+    {"temperature": float("inf")},
+    {"temperature": float("nan")},
     {"top_p": 1.1},
     {"top_k": 0},
     {"top_k": -2},
@@ -26,6 +28,10 @@ WRONG = [
     {"stop": ""},
     {"stop_token_ids": [-1]},
     {"ignore_eos": 1},
+    {"frequency_penalty": 2.1},
+    {"presence_penalty": -2.1},
+    {"repetition_penalty": 0},
+    {"min_new_tokens": -1},
     {"unknown": 1},
 ]
 
