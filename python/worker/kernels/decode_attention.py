@@ -27,7 +27,10 @@ _SURPLUS = -1
 # Items are ordered by length, longest first, but only this finely: sequences of similar length keep
 # the batch's order, in which those that share a prefix stand side by side and meet in the L2 cache.
 _LENGTH_CLASSES = 8
-_SMALLEST_ITEM = 64  # tokens
+_BLOCK = 64  # tokens, in which lengths are counted
+# Merging a part's result takes about as long as reading so many tokens: a sequence is read and
+# merged soonest in sqrt(length / this) parts, and is not cut into more.
+_MERGE_COST_TOKENS = 20
 _PROGRAMS_PER_MULTIPROCESSOR = 2
 _MERGED_AT_ONCE = 4096  # elements of partial results that a program holds in registers
 
@@ -91,10 +94,11 @@ def plan_decode(seq_lens: np.ndarray, padded: int, target: int) -> np.ndarray:
     Returns [max_items(padded, target) * WORDS_PER_ITEM] int32. An item is (sequence, part, parts,
     index of the sequence's first partial result); surplus items have the sequence -1.
     """
-    blocks = -(-seq_lens // _SMALLEST_ITEM)
+    blocks = -(-seq_lens // _BLOCK)
     longest_item = max(1, -(-int(blocks.sum()) // target))
+    most_parts = np.maximum(np.sqrt(seq_lens / _MERGE_COST_TOKENS), 1).astype(np.int32)
     parts = np.ones(padded, dtype=np.int32)
-    parts[: len(seq_lens)] = -(-blocks // longest_item)
+    parts[: len(seq_lens)] = np.minimum(-(-blocks // longest_item), most_parts)
     length = np.zeros(padded, dtype=np.int32)
     length[: len(seq_lens)] = -(-blocks // parts[: len(seq_lens)])
     partials = np.where(parts > 1, parts, 0)
