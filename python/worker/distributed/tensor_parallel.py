@@ -13,11 +13,16 @@ from torch._C._distributed_c10d import TCPStore
 
 from .share import Share, balanced_share, block_share, head_shares
 
-# Unless the user says otherwise, NVLink multicast is off in NCCL and in torch's symmetric memory: a
-# fault in it can take down the GPUs of other processes on the machine. gloo stays on loopback.
+# Unless the user says otherwise:
+# - NVLink multicast is off, in NCCL and in torch's symmetric memory: a fault in it can take down
+#   the GPUs of other processes on the machine;
+# - NCCL does not register the buffers that a CUDA graph reduces: a decode step's are small, and it
+#   would do so for every collective of every graph, at start;
+# - gloo stays on loopback.
 _ENVIRONMENT = {
     "NCCL_NVLS_ENABLE": "0",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NCCL_GRAPH_REGISTER": "0",
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
 

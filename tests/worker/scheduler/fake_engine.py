@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class FakeEngine:
         *,
         page_size: int = 1,
         disable_radix_cache: bool = False,
+        make_scheduler: Callable[..., Scheduler] = Scheduler,
         **options,
     ) -> None:
         defaults = {
@@ -70,7 +72,7 @@ class FakeEngine:
             page_size=page_size,
             disable_radix_cache=disable_radix_cache,
         )
-        self.scheduler = Scheduler(self.cache, self._launch, self.options)
+        self.scheduler = make_scheduler(self.cache, self._launch, self.options)
         self.memory = np.full(total_tokens, -1, dtype=np.int32)
         self.next_tokens = np.full(len(self.cache.table), -1, dtype=np.int32)
         self.steps: list[Step] = []
