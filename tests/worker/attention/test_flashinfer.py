@@ -15,7 +15,7 @@ from worker.kernels.attention_reference import softmax_attention
 from .scene import CASES, SLOTS, Scene, random_scene, spec
 
 pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="its scenes lie in the CPU's memory; tests/gpu has others"
+    torch.cuda.is_available(), reason="its scenes lie in the CPU's memory"
 )
 
 

@@ -17,15 +17,27 @@ def linear(inputs: int, outputs: int, bias: bool = False) -> Linear:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_product_is_that_of_rounded_weights_and_activations(dtype, bias):
-    layer = linear(32, 48, bias).to(dtype)
-    exact = linear(32, 48, bias)
-    x = torch.randn(5, 32).to(dtype)
+@pytest.mark.parametrize("tokens", [5, 300])
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", torch.float32),
+        ("cpu", torch.bfloat16),
+        pytest.param(
+            "cuda",
+            torch.bfloat16,
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+        ),
+    ],
+)
+def test_the_product_is_that_of_rounded_weights_and_activations(device, dtype, tokens, bias):
+    layer = linear(64, 48, bias).to(device, dtype)
+    exact = linear(64, 48, bias)
+    x = torch.randn(tokens, 64).to(device, dtype)
     layer.quantize()
-    found, wanted = layer(x), exact(x.float())
+    found, wanted = layer(x), exact(x.float().cpu())
     assert found.dtype == dtype
-    error = (found.float() - wanted).norm() / wanted.norm()
+    error = (found.float().cpu() - wanted).norm() / wanted.norm()
     assert 0.01 < error < 0.06
 
 
