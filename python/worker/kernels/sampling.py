@@ -44,12 +44,14 @@ def draw(
     *,
     random: bool,
     filtered: bool,
+    next_tokens: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The next token of each row of logits: [count] int32. Nothing waits for the device.
 
     logits: [count, vocab] of any floating type, rows contiguous; not changed
     rows, seq_lens: [count] of any integer type: row of `table`, tokens of the sequence before this
     random, filtered: whether any row is not greedy, and whether any has a top-k, top-p or min-p
+    next_tokens: [max rows] int32, takes the tokens too, each at its row of `table`
 
     Filters without a threshold: the winner over the whole vocabulary is the winner over the kept
     tokens too, if it is one of them. If it is not, nothing that is as unlikely is, and the draw is
@@ -106,6 +108,7 @@ def draw(
         weights,
         tokens,
         drawn,
+        next_tokens,
         count,
         splits,
         SEED_STRIDE=table.seeds.stride(0),
@@ -219,6 +222,7 @@ def _settle(
     weights,
     tokens,
     drawn,
+    next_tokens,
     count,
     splits,
     VOCAB: tl.constexpr,
@@ -258,6 +262,8 @@ def _settle(
             limit = tl.load(source + token).to(tl.float32)
             above, mass, _ = _weigh(source, 0, VOCAB, limit, peak, inverse, VOCAB, BLOCK)
     tl.store(drawn + index, token)
+    if next_tokens is not None:
+        tl.store(next_tokens + tl.load(rows + index), token)
 
 
 # ===== What they share =====

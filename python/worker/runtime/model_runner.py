@@ -146,7 +146,7 @@ class ModelRunner:
         if not on_cpu:
             with torch.inference_mode():
                 logits = torch.zeros(1, vocab_size, dtype=self.dtype, device=self.device)
-                warm_up(logits, self._sampling)
+                warm_up(logits, self._sampling, self.next_tokens)
         self._page_table = page_table
         self._uploader = None if on_cpu else Uploader(self.device)
         self._batches = BatchBuilder(self._backend, page_table, self.next_tokens, self._uploader)
@@ -220,9 +220,7 @@ class ModelRunner:
             self._sampling.set_rows(step.sampling)
         logits = self.model.compute_logits(hidden)
         flags = self._sampling.flags(step.rows[step.sampled])
-        tokens = sample(logits, rows, seq_lens, self._sampling, flags)
-        self.next_tokens.index_put_((rows,), tokens.to(self.next_tokens.dtype))
-        return _Tokens(tokens)
+        return _Tokens(sample(logits, rows, seq_lens, self._sampling, flags, self.next_tokens))
 
     @torch.inference_mode()
     def logits(self, step: StepInput) -> torch.Tensor:

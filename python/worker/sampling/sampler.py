@@ -22,12 +22,14 @@ def sample(
     seq_lens: torch.Tensor,
     table: SamplingTable,
     flags: Sampling,
+    next_tokens: torch.Tensor,
 ) -> torch.Tensor:
     """The next token of each sequence: [count] int32 on a GPU, int64 on a CPU.
 
     logits: [count, vocab] of any floating type; may be changed in place
     rows, seq_lens: [count] on the same device: row of `table`, tokens of the sequence before this
     flags: `table.flags` of the rows
+    next_tokens: [max rows], of the tokens' type, takes the tokens too, each at its row
     """
     slots = None
     if Sampling.PENALTIES in flags:
@@ -37,19 +39,28 @@ def sample(
         from ..kernels.sampling import draw
 
         random, filtered = Sampling.RANDOM in flags, bool(flags & Sampling.FILTERS)
-        tokens = draw(logits, rows, seq_lens, table, random=random, filtered=filtered)
+        tokens = draw(
+            logits,
+            rows,
+            seq_lens,
+            table,
+            random=random,
+            filtered=filtered,
+            next_tokens=next_tokens,
+        )
     else:
         tokens = _draw(logits.float(), rows, seq_lens, table, flags)
+        next_tokens[rows] = tokens
     if slots is not None:
         table.penalties.count(slots, tokens)
     return tokens
 
 
-def warm_up(logits: torch.Tensor, table: SamplingTable) -> None:
+def warm_up(logits: torch.Tensor, table: SamplingTable, next_tokens: torch.Tensor) -> None:
     """Compile what a GPU samples logits [1, vocab] of this kind with."""
     row = torch.zeros(1, dtype=torch.int32, device=logits.device)
     for flags in (Sampling.GREEDY, Sampling.RANDOM, Sampling.RANDOM | Sampling.TOP_P):
-        sample(logits, row, row, table, flags)
+        sample(logits, row, row, table, flags, next_tokens)
 
 
 def _draw(

@@ -29,6 +29,7 @@ def compare(device, logits, parameters, seq_lens, *, random=True, filtered=True)
     rows = list(range(len(logits)))
     expected = sample_rows(logits, make_table(parameters, logits.shape[1]), rows, seq_lens)
     before = logits.clone()
+    next_tokens = torch.full((len(parameters),), -1, dtype=torch.int32, device=device)
     tokens = draw(
         logits.to(device),
         torch.tensor(rows, dtype=torch.int32, device=device),
@@ -36,7 +37,9 @@ def compare(device, logits, parameters, seq_lens, *, random=True, filtered=True)
         make_table(parameters, logits.shape[1], device),
         random=random,
         filtered=filtered,
+        next_tokens=next_tokens,
     )
+    assert next_tokens.tolist() == tokens.tolist() + [-1] * (len(parameters) - len(logits))
     assert torch.equal(logits, before)
     assert tokens.tolist() == expected.tolist()
     return tokens

@@ -25,11 +25,11 @@ def sample_rows(
     logits: torch.Tensor, table: SamplingTable, rows: list[int], seq_lens: list[int]
 ) -> torch.Tensor:
     """The next token of each of `rows`; `logits` are left alone."""
-    indices = torch.tensor(rows, device=logits.device)
-    lengths = torch.tensor(seq_lens, device=logits.device)
-    return sample(
-        logits.clone(), indices, lengths, table, table.flags(np.array(rows, dtype=np.int64))
-    )
+    indices = torch.tensor(rows, dtype=torch.int64, device=logits.device)
+    lengths = torch.tensor(seq_lens, dtype=torch.int64, device=logits.device)
+    flags = table.flags(np.array(rows, dtype=np.int64))
+    next_tokens = torch.zeros(len(table.seeds), dtype=torch.int64, device=logits.device)
+    return sample(logits.clone(), indices, lengths, table, flags, next_tokens)
 
 
 def draw_many(logits: torch.Tensor, count: int, **parameters) -> torch.Tensor:

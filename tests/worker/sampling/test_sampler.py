@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from worker.sampling.noise import gumbel_noise, noise_keys
+from worker.sampling.sampler import sample
+from worker.sampling.table import Sampling
 
 from .rows import draw_many, make_table, sample_rows
 
@@ -105,6 +107,13 @@ def test_what_is_too_cool_to_divide_by_is_greedy():
     table = make_table([{"temperature": 1e-30, "top_p": 0.5}], 10)
     logits = torch.randn(1, 10, generator=torch.Generator().manual_seed(0))
     assert sample_rows(logits, table, [0], [0]).tolist() == logits.argmax(-1).tolist()
+
+
+def test_the_next_tokens_of_a_batch_lie_at_its_rows():
+    table = make_table([{"temperature": 0.0}] * 4, 8)
+    rows, logits, next_tokens = torch.tensor([3, 1]), torch.eye(8)[[5, 6]], torch.full((4,), -1)
+    sample(logits, rows, rows, table, Sampling.GREEDY, next_tokens)
+    assert next_tokens.tolist() == [-1, 6, -1, 5]
 
 
 def test_a_retracted_request_draws_what_it_would_have_drawn():
