@@ -209,6 +209,12 @@ class ServerArgs:
         parse=positive_int,
         aliases=("--tp", "--tensor-parallel-size"),
     )
+    enable_torch_symm_mem: bool = _option(
+        RUNTIME,
+        False,
+        "With tensor parallelism, sum small tensors through torch's symmetric memory instead of "
+        "NCCL, on GPUs that NVLink connects.",
+    )
     base_gpu_id: int = _option(
         RUNTIME,
         0,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch._C._distributed_c10d import TCPStore
 
 from .share import Share, balanced_share, block_share, head_shares
+from .symmetric_memory import OneShotAllReduce
 
 # Unless the user says otherwise:
 # - NVLink multicast is off, in NCCL and in torch's symmetric memory: a fault in it can take down
@@ -34,17 +35,25 @@ class TensorParallel:
     in a CUDA graph; every rank must call the same ones in the same order.
     """
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, one_shot: OneShotAllReduce | None = None) -> None:
         self.rank, self.size = rank, size
+        self._one_shot = one_shot
 
     @classmethod
     def join(
-        cls, rank: int, size: int, rendezvous: socket.socket | int, device: torch.device
+        cls,
+        rank: int,
+        size: int,
+        rendezvous: socket.socket | int,
+        device: torch.device,
+        *,
+        symmetric_memory: bool = False,
     ) -> TensorParallel:
         """Meet the other ranks, all on this machine; blocks until all have come.
 
         `rendezvous` is a socket that listens on loopback, which rank 0 gives away; for the others,
-        its port. A process is in one group at a time.
+        its port. With `symmetric_memory`, GPUs sum small tensors through it. A process is in one
+        group at a time.
         """
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -56,7 +65,8 @@ class TensorParallel:
             world_size=size,
             device_id=device if on_gpu else None,
         )
-        return cls(rank, size)
+        one_shot = OneShotAllReduce(device) if on_gpu and symmetric_memory else None
+        return cls(rank, size, one_shot)
 
     def leave(self) -> None:
         """Undo `join`, without waiting for the other ranks, which may be gone."""
@@ -79,9 +89,15 @@ class TensorParallel:
     # ===== collectives =====
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum of every rank's x, in its place. x: contiguous, of one shape on all ranks."""
-        if self.size > 1:
-            dist.all_reduce(x)
+        """The sum of every rank's x, in its place or in new memory.
+
+        x: contiguous, of one shape on all ranks.
+        """
+        if self.size == 1:
+            return x
+        if self._one_shot is not None and self._one_shot.takes(x):
+            return self._one_shot(x)
+        dist.all_reduce(x)
         return x
 
     def all_gather(self, x: torch.Tensor, total: int) -> torch.Tensor:

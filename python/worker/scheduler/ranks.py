@@ -76,11 +76,13 @@ class Followers:
         if not self._closing:
             self._on_death(reason)
 
-    def join(self, device: torch.device) -> TensorParallel:
-        """Meet them; `device` is this rank's."""
+    def join(self, device: torch.device, *, symmetric_memory: bool = False) -> TensorParallel:
+        """Meet them; `device` is this rank's. See `TensorParallel.join`."""
         from ..distributed.tensor_parallel import TensorParallel
 
-        self._group = TensorParallel.join(0, self._size, self._rendezvous, device)
+        self._group = TensorParallel.join(
+            0, self._size, self._rendezvous, device, symmetric_memory=symmetric_memory
+        )
         return self._group
 
     def tell(self, frame: bytes) -> None:
@@ -112,8 +114,10 @@ class Follower:
     rendezvous: int
     inbox: Connection
 
-    def join(self, device: torch.device) -> TensorParallel:
-        """Meet the other ranks; `device` is this rank's."""
+    def join(self, device: torch.device, *, symmetric_memory: bool = False) -> TensorParallel:
+        """Meet the other ranks; `device` is this rank's. See `TensorParallel.join`."""
         from ..distributed.tensor_parallel import TensorParallel
 
-        return TensorParallel.join(self.rank, self.size, self.rendezvous, device)
+        return TensorParallel.join(
+            self.rank, self.size, self.rendezvous, device, symmetric_memory=symmetric_memory
+        )

@@ -43,7 +43,9 @@ def build_scheduler(
     assert (args.tp_size > 1) == (ranks is not None)
     rank = ranks.rank if isinstance(ranks, Follower) else 0
     device = choose_device(args.device, args.base_gpu_id, rank, args.tp_size)
-    parallel = SINGLE if ranks is None else ranks.join(device)
+    parallel = SINGLE
+    if ranks is not None:
+        parallel = ranks.join(device, symmetric_memory=args.enable_torch_symm_mem)
     on_gpu = device.type != "cpu"
     max_running = args.max_running_requests or _MAX_RUNNING_REQUESTS[on_gpu]
     runner = ModelRunner(

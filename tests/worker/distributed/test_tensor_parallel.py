@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from worker.distributed.tensor_parallel import TensorParallel
 from worker.models.config import ModelConfigError, check_divisible, load_model_config
 from worker.models.registry import build_model
 from worker.runtime.weights import load_weights
@@ -95,3 +96,19 @@ def test_sizes_that_ranks_cannot_divide_are_refused(checkpoints: dict[str, Path]
     odd = dataclasses.replace(config, intermediate_size=97)
     with pytest.raises(ModelConfigError, match="--tp-size 2: an intermediate size of 97"):
         check_divisible(odd, 2)
+
+
+class _OneShot:
+    def takes(self, x: torch.Tensor) -> bool:
+        return x.numel() <= 4
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+def test_symmetric_memory_sums_what_it_takes_and_the_group_the_rest(monkeypatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda x: x.mul_(10))
+    parallel = TensorParallel(0, 2, _OneShot())
+    assert parallel.all_reduce(torch.ones(4)).tolist() == [2.0] * 4
+    assert parallel.all_reduce(torch.ones(5)).tolist() == [10.0] * 5
+    assert TensorParallel(0, 2).all_reduce(torch.ones(2)).tolist() == [10.0] * 2
