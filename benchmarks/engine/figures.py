@@ -30,11 +30,6 @@ class EngineFigure:
     details: dict[str, Any]
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """A later figure of the same key takes this one's place."""
-        return (self.engine, self.model, self.workload)
-
-    @property
     def median(self) -> float:
         return statistics.median(self.runs)
 
@@ -48,48 +43,56 @@ class EngineFigure:
 
 
 def keep(path: Path, figures: Sequence[EngineFigure], date: str, machine: dict[str, str]) -> None:
-    """Add `figures` to the file at `path`; those of other engines, models and workloads stay."""
-    known: dict[tuple[str, str, str], dict[str, Any]] = {}
-    if path.is_file():
-        for each in json.loads(path.read_text())["figures"]:
-            known[each["engine"], each["model"], each["workload"]] = each
-    for figure in figures:
-        facts = {"date": date, "median": figure.median, "machine": machine}
-        known[figure.key] = asdict(figure) | facts
+    """Add `figures` to the file at `path`; those of other engines, models, workloads and
+    arguments stay.
+    """
+    kept = json.loads(path.read_text())["figures"] if path.is_file() else []
+    facts = {"date": date, "machine": machine}
+    fresh = [asdict(figure) | {"median": figure.median} | facts for figure in figures]
+    kept = [old for old in kept if all(_subject(old) != _subject(new) for new in fresh)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"benchmark": path.stem, "figures": [*known.values()]}
+    document = {"benchmark": path.stem, "figures": kept + fresh}
     path.write_text(json.dumps(document, indent=2) + "\n")
 
 
+def _subject(figure: dict[str, Any]) -> list[Any]:
+    """What was measured: of two such figures the later one counts."""
+    return [figure[name] for name in ("engine", "model", "workload", "arguments")]
+
+
 def show(console: Console, figures: Sequence[EngineFigure]) -> None:
-    """One table a model: ours, what it is to reach, the peers (in brackets: published), the limit
-    of the chip.
-    """
-    measured = {figure.key: figure for figure in figures}
-    for model in dict.fromkeys(figure.model for figure in figures):
-        columns = ["ours", "least - most", "reach", "of reach", *PEERS.values(), "limit"]
-        table = Table("", *columns, title=f"{model}, dummy weights", title_justify="left")
-        for workload in dict.fromkeys(f.workload for f in figures if f.model == model):
-            figure = next(f for f in figures if (f.model, f.workload) == (model, workload))
-            published = PUBLISHED.get((model, workload))
-            ours = measured.get((Radixfleet.name, model, workload))
-            row = [figure.what, "", "", "", ""]
-            if ours:
-                spread = f"{_number(min(ours.runs))} - {_number(max(ours.runs))}"
-                row = [figure.what, _number(ours.median), spread, "", ""]
-            if published:
-                row[3] = _number(published.reach)
-                if ours:
-                    row[4] = f"{_share(ours.median, published.reach, workload):.0%}"
-            for peer in PEERS:
-                run = measured.get((peer, model, workload))
-                if run:
-                    row.append(_number(run.median))
-                else:
-                    row.append(f"({_number(getattr(published, peer))})" if published else "")
-            row.append(_number(published.limit) if published and published.limit else "")
-            table.add_row(*row)
-        console.print(table)
+    """The figures of one model: ours, what it is to reach, the peers, the limit of the chip."""
+    by_workload: dict[str, dict[str, EngineFigure]] = {}
+    for figure in figures:
+        by_workload.setdefault(figure.workload, {})[figure.engine] = figure
+    table = Table(
+        "",
+        *("ours", "least - most", "reach", "of reach", *PEERS.values(), "limit"),
+        title=f"{figures[0].model}, dummy weights (in brackets: published, one H200)",
+        title_justify="left",
+    )
+    for measured in by_workload.values():
+        table.add_row(*_cells(measured))
+    console.print(table)
+
+
+def _cells(measured: dict[str, EngineFigure]) -> list[str]:
+    """A row of the table: one workload, by engine."""
+    some = next(iter(measured.values()))
+    published = PUBLISHED.get((some.model, some.workload))
+    ours = measured.get(Radixfleet.name)
+    cells = dict.fromkeys(("ours", "spread", "reach", "share", *PEERS, "limit"), "")
+    if ours:
+        cells["ours"] = _number(ours.median)
+        cells["spread"] = f"{_number(min(ours.runs))} - {_number(max(ours.runs))}"
+    if published:
+        cells |= {peer: f"({_number(getattr(published, peer))})" for peer in PEERS}
+        cells["reach"] = _number(published.reach)
+        cells["limit"] = _number(published.limit) if published.limit else ""
+    if published and ours:
+        cells["share"] = f"{_share(ours.median, published.reach, ours.workload):.0%}"
+    cells |= {peer: _number(measured[peer].median) for peer in PEERS if peer in measured}
+    return [some.what, *cells.values()]
 
 
 def _share(ours: float, reach: float, workload: str) -> float:

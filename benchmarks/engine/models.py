@@ -10,7 +10,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 def model_folder(name_or_path: str) -> Path:
     """The shipped folder of that name, or a folder by its path. Raises FileNotFoundError."""
-    for folder in (CONFIGS / name_or_path, Path(name_or_path).expanduser()):
+    for folder in (CONFIGS / name_or_path, Path(name_or_path).expanduser().resolve()):
         if (folder / "config.json").is_file():
             return folder
     shipped = ", ".join(sorted(folder.name for folder in CONFIGS.iterdir()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from typing import Any
 
 from worker.config import MEMORY, RUNTIME, ServerArgs
@@ -31,7 +32,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         help="a shipped shape (llama-3.1-8b, qwen3-0.6b, tiny) or a folder with a config.json",
     )
     made.add_argument("--seed", type=int, default=0, help="of prompts and weights")
-    made.add_argument("--profile", metavar="DIR", help="write torch-profiler traces there")
+    made.add_argument(
+        "--profile", metavar="DIR", type=os.path.abspath, help="write torch-profiler traces there"
+    )
     ServerArgs.add_cli_arguments(made, skip=_SKIPPED)
     return made
 

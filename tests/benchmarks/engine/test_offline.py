@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,14 @@ def test_figures_of_others_stay_in_the_file(tmp_path):
     path = tmp_path / "figures.json"
     keep(path, [figure("radixfleet", "one", 1.0), figure("vllm", "one", 2.0)], "d1", {"gpu": "a"})
     keep(path, [figure("radixfleet", "one", 3.0, 5.0, 9.0)], "d2", {"gpu": "b"})
-    kept = {each["engine"]: each for each in json.loads(path.read_text())["figures"]}
-    assert kept["radixfleet"]["median"] == 5.0
-    assert (kept["radixfleet"]["date"], kept["vllm"]["date"]) == ("d2", "d1")
+    eager = replace(figure("radixfleet", "one", 7.0), arguments={"disable_cuda_graph": True})
+    keep(path, [eager], "d3", {})
+    kept = json.loads(path.read_text())["figures"]
+    assert [(each["engine"], each["date"], each["median"]) for each in kept] == [
+        ("vllm", "d1", 2.0),
+        ("radixfleet", "d2", 5.0),
+        ("radixfleet", "d3", 7.0),
+    ]
 
 
 def test_the_table_has_ours_beside_what_was_published_or_measured():
