@@ -22,7 +22,7 @@ from .agreement import NEAR_TIE_BFLOAT16, check_greedy, reference_logits
 BACKENDS = ["torch_native", "triton", "flashinfer"]
 NEW_TOKENS = 64
 GREEDY = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
-SEEDED = {"temperature": 0.8, "top_p": 0.9, "max_new_tokens": NEW_TOKENS, "seed": 7}
+SEEDED = GREEDY | {"temperature": 0.8, "top_p": 0.9, "seed": 7}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def answers(engine: Engine, prompts: list[list[int]], sampling=GREEDY) -> list[l
 
 @pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "eager"])
 def test_greedy_tokens_with_overlap_and_without(smollm2, prompts, reference, backend, graphs):
-    """Hugging Face's with both, and the same with both: the batches are."""
+    """Hugging Face's with both, and the same with both, as the batches are the same."""
     mode = {"attention_backend": backend, "disable_cuda_graph": not graphs}
     found = {}
     for overlap in (True, False):
