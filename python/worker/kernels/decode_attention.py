@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from .attention_reference import softmax_attention
-from .online_softmax import NO_MAXIMUM, add_sink, online_softmax_step, padded_head
+from .online_softmax import NO_MAXIMUM, add_sink, attend_block, padded_head
 
 WORDS_PER_ITEM = 4
 _SURPLUS = -1
@@ -28,11 +28,11 @@ _SURPLUS = -1
 # the batch's order, in which those that share a prefix stand side by side and meet in the L2 cache.
 _LENGTH_CLASSES = 8
 _BLOCK = 64  # tokens, in which lengths are counted
-# Merging a part's result takes about as long as reading so many tokens: a sequence is read and
-# merged soonest in sqrt(length / this) parts, and is not cut into more.
-_MERGE_COST_TOKENS = 20
+# Merging a part's result takes about as long as reading so many tokens: items of a sequence that is
+# cut are not shorter than sqrt(its length * this), where reading and merging take equally long.
+_MERGE_COST_TOKENS = 5
 _PROGRAMS_PER_MULTIPROCESSOR = 2
-_MERGED_AT_ONCE = 4096  # elements of partial results that a program holds in registers
+_MERGED_AT_ONCE = 8  # parts
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ def plan_decode(seq_lens: np.ndarray, padded: int, target: int) -> np.ndarray:
     index of the sequence's first partial result); surplus items have the sequence -1.
     """
     blocks = -(-seq_lens // _BLOCK)
-    longest_item = max(1, -(-int(blocks.sum()) // target))
-    most_parts = np.maximum(np.sqrt(seq_lens / _MERGE_COST_TOKENS), 1).astype(np.int32)
+    item_blocks = np.rint(np.sqrt(seq_lens * _MERGE_COST_TOKENS) / _BLOCK).astype(np.int32)
+    item_blocks = np.maximum(item_blocks, max(1, -(-int(blocks.sum()) // target)))
     parts = np.ones(padded, dtype=np.int32)
-    parts[: len(seq_lens)] = np.minimum(-(-blocks // longest_item), most_parts)
+    parts[: len(seq_lens)] = np.where(blocks > 2, -(-blocks // item_blocks), 1)
     length = np.zeros(padded, dtype=np.int32)
     length[: len(seq_lens)] = -(-blocks // parts[: len(seq_lens)])
     partials = np.where(parts > 1, parts, 0)
@@ -193,7 +193,7 @@ def decode_attention(
         HEAD_PAD=head_pad,
         BLOCK_H=max(16, group_pad),  # the smallest tensor-core tile has 16 rows
         BLOCK_N=tile.block_n,
-        MERGED=max(1, _MERGED_AT_ONCE // (group_pad * head_pad)),
+        MERGED=_MERGED_AT_ONCE,
         WINDOW=sliding_window,
         SOFT_CAP=logit_soft_cap,
         num_warps=tile.num_warps,
@@ -273,16 +273,9 @@ def _decode_kernel(
         else:
             keys = tl.load(k_cache + offset, mask=in_head, other=0.0)
             values = tl.load(v_cache + offset, mask=in_head, other=0.0)
-        scores = tl.dot(queries, tl.trans(keys.to(queries.dtype)), input_precision="ieee")
         visible = (token < end)[None, :]
-        weights, maximum, total, rescale = online_softmax_step(
-            scores, visible, maximum, total, scale, SOFT_CAP
-        )
-        acc = tl.dot(
-            weights.to(queries.dtype),
-            values.to(queries.dtype),
-            acc * rescale[:, None],
-            input_precision="ieee",
+        acc, maximum, total = attend_block(
+            queries, keys, values, visible, acc, maximum, total, scale, SOFT_CAP
         )
         token += BLOCK_N
 
@@ -349,28 +342,28 @@ def _merge_parts(
     total = tl.zeros([GROUP_PAD], tl.float32)
     acc = tl.zeros([GROUP_PAD, HEAD_PAD], tl.float32)
     for first in range(0, parts, MERGED):
-        part = first + tl.arange(0, MERGED)
-        index = first_partial + part
-        exists = part < parts
-        # Other multiprocessors wrote this: past the L1 cache.
-        lse = tl.load(
-            partial_lse + index[:, None] * (KV_HEADS * GROUP) + head[None, :],
-            mask=exists[:, None] & in_group[None, :],
-            other=-float("inf"),
-            cache_modifier=".cg",
-        )
-        outs = tl.load(
-            partial_outs + index[:, None, None] * (KV_HEADS * GROUP * HEAD_DIM) + element[None],
-            mask=exists[:, None, None] & in_row[None],
-            other=0.0,
-            cache_modifier=".cg",
-        )
-        new_maximum = tl.maximum(maximum, tl.max(lse, 0))
-        weight = tl.exp2(lse - new_maximum[None, :])
-        rescale = tl.exp2(maximum - new_maximum)
-        total = total * rescale + tl.sum(weight, 0)
-        acc = acc * rescale[:, None] + tl.sum(outs * weight[:, :, None], 0)
-        maximum = new_maximum
+        for i in tl.static_range(MERGED):  # unrolled, so that all of its loads are on their way
+            index = first_partial + first + i
+            exists = first + i < parts
+            # Other multiprocessors wrote this: past the L1 cache.
+            lse = tl.load(
+                partial_lse + index * (KV_HEADS * GROUP) + head,
+                mask=in_group & exists,
+                other=-float("inf"),
+                cache_modifier=".cg",
+            )
+            part = tl.load(
+                partial_outs + index * (KV_HEADS * GROUP * HEAD_DIM) + element,
+                mask=in_row & exists,
+                other=0.0,
+                cache_modifier=".cg",
+            )
+            new_maximum = tl.maximum(maximum, lse)
+            weight = tl.exp2(lse - new_maximum)
+            rescale = tl.exp2(maximum - new_maximum)
+            total = total * rescale + weight
+            acc = acc * rescale[:, None] + part * weight[:, None]
+            maximum = new_maximum
     if sinks is not None:
         total, rescale = add_sink(maximum, total, sinks, head, in_group)
         acc *= rescale[:, None]

@@ -3,7 +3,7 @@
 The rows of a tile are the query heads of one KV head for some consecutive tokens, so that a short
 chunk fills the tile too and keys are loaded once for the whole group. A program reads the prefix
 through the page table, then the step's own keys and values as they are given: fully visible blocks
-first, and only those at the diagonal with a mask.
+first, by the copy engine of Hopper GPUs, and only those at the diagonal with a mask.
 (FlashAttention-2: https://arxiv.org/abs/2307.08691)
 """
 
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .attention_reference import softmax_attention
-from .online_softmax import NO_MAXIMUM, add_sink, online_softmax_step, padded_head
+from .online_softmax import NO_MAXIMUM, add_sink, attend_block, padded_head
 
 WORDS_PER_TILE = 2
 
@@ -88,6 +89,15 @@ def plan_extend(
     return plan.reshape(-1)
 
 
+def _blocks(x: torch.Tensor, tokens: int) -> TensorDescriptor:
+    """x [tokens, kv_heads, head_dim], to be loaded in blocks of one head's `tokens` tokens; what
+    is padding of the head or comes after the last token is zero.
+    """
+    heads, head_dim = x.shape[1:]
+    shape, strides = [heads, x.shape[0], head_dim], [head_dim, x.stride(0), 1]
+    return TensorDescriptor(x, shape, strides, [1, tokens, padded_head(head_dim)])
+
+
 def extend_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -123,6 +133,8 @@ def extend_attention(
         q,
         k,
         v,
+        _blocks(k, tile.block_n),
+        _blocks(v, tile.block_n),
         k_cache,
         v_cache,
         out,
@@ -158,6 +170,8 @@ def _extend_kernel(
     q,
     k,
     v,
+    k_blocks,
+    v_blocks,
     k_cache,
     v_cache,
     out,
@@ -215,23 +229,25 @@ def _extend_kernel(
     if WINDOW is not None:
         seen_from = tl.minimum(tl.maximum(prefix + first - (WINDOW - 1), 0), prefix)
         own_from = tl.maximum(first - (WINDOW - 1), 0)
-    acc, maximum, total = _attend(
+    acc, maximum, total = _attend_masked(
         queries, acc, maximum, total, k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM,
         slots_of, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, seen_from, prefix, prefix + query,
-        scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP, True,
+        scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP,
     )  # fmt: skip
     diagonal = own_from
     if WINDOW is None:
         diagonal = (first + 1) // BLOCK_N * BLOCK_N
-        acc, maximum, total = _attend(
-            queries, acc, maximum, total, k_own, v_own,
-            None, k_stride, v_stride, own_from, diagonal, query,
-            scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP, False,
-        )  # fmt: skip
-    acc, maximum, total = _attend(
+        for key in range(0, diagonal, BLOCK_N):
+            block = [kv_head, chunk_start + key, 0]
+            keys = k_blocks.load(block).reshape(BLOCK_N, HEAD_PAD)
+            values = v_blocks.load(block).reshape(BLOCK_N, HEAD_PAD)
+            acc, maximum, total = attend_block(
+                queries, keys, values, None, acc, maximum, total, scale, SOFT_CAP
+            )
+    acc, maximum, total = _attend_masked(
         queries, acc, maximum, total, k_own, v_own,
         None, k_stride, v_stride, diagonal, end, query,
-        scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP, True,
+        scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP,
     )  # fmt: skip
 
     if sinks is not None:
@@ -246,7 +262,7 @@ def _extend_kernel(
 
 
 @triton.jit
-def _attend(
+def _attend_masked(
     queries,
     acc,
     maximum,
@@ -266,12 +282,10 @@ def _attend(
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
-    MASKED: tl.constexpr,
 ):
     """Take in the keys [start, end): through `slots_of`, or, where that is None, one after another.
 
-    query: [rows], the last key that each row sees; unmasked, all rows see all keys and `end` is a
-    whole number of blocks away.
+    query: [rows], the last key that each row sees.
     """
     # Past the end the last key is read again: nothing foreign, and no mask. Slots are loaded a
     # block ahead, as in the decode kernel.
@@ -291,20 +305,11 @@ def _attend(
             values = tl.load(v_head + v_at, mask=in_head, other=0.0)
         else:
             keys, values = tl.load(k_head + k_at), tl.load(v_head + v_at)
-        scores = tl.dot(queries, tl.trans(keys.to(queries.dtype)), input_precision="ieee")
-        visible = None
-        if MASKED:
-            visible = key[None, :] <= tl.minimum(query, final)[:, None]
-            if WINDOW is not None:
-                visible &= key[None, :] > (query - WINDOW)[:, None]
-        weights, maximum, total, rescale = online_softmax_step(
-            scores, visible, maximum, total, scale, SOFT_CAP
-        )
-        acc = tl.dot(
-            weights.to(queries.dtype),
-            values.to(queries.dtype),
-            acc * rescale[:, None],
-            input_precision="ieee",
+        visible = key[None, :] <= tl.minimum(query, final)[:, None]
+        if WINDOW is not None:
+            visible &= key[None, :] > (query - WINDOW)[:, None]
+        acc, maximum, total = attend_block(
+            queries, keys, values, visible, acc, maximum, total, scale, SOFT_CAP
         )
         key += BLOCK_N
     return acc, maximum, total

@@ -20,14 +20,18 @@ def padded_head(head_dim: int) -> int:
 
 
 @triton.jit
-def online_softmax_step(scores, visible, maximum, total, scale, SOFT_CAP: tl.constexpr):
+def attend_block(
+    queries, keys, values, visible, acc, maximum, total, scale, SOFT_CAP: tl.constexpr
+):
     """Take a block of keys in.
 
-    scores: [queries, keys] float32, products of queries and keys; visible: broadcasts to them,
-        None where all are seen; maximum, total: [queries], the state so far, in units of log2
-    Returns the block's weights [queries, keys], the new maximum and total, and the factor [queries]
-    by which what was summed up with the old maximum has to be multiplied.
+    queries: [queries, head]; keys, values: [keys, head], also in another type than the queries
+    visible: broadcasts to [queries, keys], None where all are seen
+    acc: [queries, head] float32, values summed up by their weights; maximum, total: [queries], the
+        highest score and the sum of weights; weights are relative to the maximum, in units of log2
+    Returns the new acc, maximum and total.
     """
+    scores = tl.dot(queries, tl.trans(keys.to(queries.dtype)), input_precision="ieee")
     if SOFT_CAP is None:
         factor = scale * LOG2_E
     else:  # cap * tanh(score / cap)
@@ -38,7 +42,10 @@ def online_softmax_step(scores, visible, maximum, total, scale, SOFT_CAP: tl.con
     new_maximum = tl.maximum(maximum, tl.max(scores, 1) * factor)
     weights = tl.exp2(scores * factor - new_maximum[:, None])
     rescale = tl.exp2(maximum - new_maximum)
-    return weights, new_maximum, total * rescale + tl.sum(weights, 1), rescale
+    total = total * rescale + tl.sum(weights, 1)
+    values = values.to(queries.dtype)
+    acc = tl.dot(weights.to(queries.dtype), values, acc * rescale[:, None], input_precision="ieee")
+    return acc, new_maximum, total
 
 
 @triton.jit
