@@ -131,7 +131,10 @@ class LoadProgress(msgspec.Struct, frozen=True, array_like=True, tag="progress")
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
-    """The engine takes requests. `context_length` is in tokens, prompt and answer together."""
+    """The engine takes requests. `context_length` is in tokens, prompt and answer together.
+
+    Of several tensor-parallel ranks, device and bytes are those of rank 0.
+    """
 
     context_length: int
     max_total_tokens: int

@@ -1,4 +1,4 @@
-"""`python -P -m worker.scheduler`: the scheduler process, started by the HTTP process."""
+"""`python -P -m worker.scheduler`: a rank's process, started by the HTTP process or by rank 0."""
 
 import os
 
