@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from ..messages import AbortRequest, FlushCache, GenerateRequest, TokenChunk
-from .ranks import Followers
+from .ranks import Follower, Followers, last_to_fail
 from .scheduler import Scheduler
 
 Order = GenerateRequest | AbortRequest | FlushCache
@@ -40,9 +40,10 @@ class LeadingScheduler(Scheduler):
         return super().flush_cache()
 
     def step(self) -> list[TokenChunk]:
-        self._followers.tell(self._encoder.encode(self._orders))
-        self._orders.clear()
-        return super().step()
+        with last_to_fail(Followers.grace_seconds):
+            self._followers.tell(self._encoder.encode(self._orders))
+            self._orders.clear()
+            return super().step()
 
 
 def follow(scheduler: Scheduler, inbox: Connection) -> None:
@@ -61,4 +62,5 @@ def follow(scheduler: Scheduler, inbox: Connection) -> None:
                     scheduler.abort(rid)
                 case FlushCache():
                     scheduler.flush_cache()
-        scheduler.step()
+        with last_to_fail(Follower.grace_seconds):
+            scheduler.step()

@@ -10,7 +10,6 @@ import argparse
 import logging
 import os
 import sys
-import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, NoReturn
 
@@ -37,10 +36,6 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
-
-# A rank that fails lives on for so long: it may fail because of another one, whose end is then
-# noticed first and named.
-_GRACE_SECONDS = 0.5
 
 
 def main() -> None:
@@ -120,7 +115,7 @@ def _lead(args: ServerArgs, parent: ParentProcess, requests: str, outputs: str) 
     try:
         serve(scheduler, channel)
     except Exception as error:
-        _give_up(args, parent, error, logging.ERROR)
+        _give_up(parent, error, logging.ERROR)
 
 
 def _follow(args: ServerArgs, parent: ParentProcess, rank: Follower) -> None:
@@ -134,13 +129,11 @@ def _follow(args: ServerArgs, parent: ParentProcess, rank: Follower) -> None:
         log_level = logging.ERROR
         follow(scheduler, rank.inbox)
     except Exception as error:
-        _give_up(args, parent, error, log_level)
+        _give_up(parent, error, log_level)
     os._exit(0)  # nobody is left to say goodbye to
 
 
-def _give_up(args: ServerArgs, parent: ParentProcess, error: Exception, log_level: int) -> NoReturn:
-    if args.tp_size > 1:
-        time.sleep(_GRACE_SECONDS)
+def _give_up(parent: ParentProcess, error: Exception, log_level: int) -> NoReturn:
     logger.log(log_level, "the engine failed", exc_info=error)
     parent.fail(_words(error))
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing.connection
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..config import ServerArgs
 from ..dependent_process import DependentProcess
@@ -24,6 +26,18 @@ if TYPE_CHECKING:  # the other ranks are started before torch is imported
     from ..distributed.tensor_parallel import TensorParallel
 
 SCHEDULER_COMMAND = (sys.executable, "-P", "-m", "worker.scheduler")
+
+
+@contextlib.contextmanager
+def last_to_fail(seconds: float) -> Iterator[None]:
+    """Hold back what fails within: where that is because another rank has died, it is noticed
+    meanwhile, and named.
+    """
+    try:
+        yield
+    except Exception:
+        time.sleep(seconds)
+        raise
 
 
 def end_this_process(reason: str) -> None:
@@ -41,6 +55,8 @@ class Followers:
     reason, in a thread of its own. Raises ModelConfigError, before any is started, for a model that
     they could not divide.
     """
+
+    grace_seconds: ClassVar[float] = 0.5
 
     def __init__(
         self, args: ServerArgs, on_death: Callable[[str], None] = end_this_process
@@ -108,6 +124,8 @@ class Followers:
 @dataclass(frozen=True)
 class Follower:
     """This process is not rank 0, which listens at port `rendezvous` and writes to `inbox`."""
+
+    grace_seconds: ClassVar[float] = 1.0  # longer: what fails on every rank is for rank 0 to say
 
     rank: int
     size: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ from ..runtime.device import choose_device
 from ..runtime.model_runner import ModelRunner
 from ..runtime.step_input import PendingTokens
 from .lockstep import LeadingScheduler
-from .ranks import Follower, Followers
+from .ranks import Follower, Followers, last_to_fail
 from .scheduler import Scheduler, SchedulerOptions
 from .step import Step, step_input
 
@@ -41,6 +42,13 @@ def build_scheduler(
     With `args.tp_size` above 1, `ranks` are the others: every rank of the group builds its part.
     """
     assert (args.tp_size > 1) == (ranks is not None)
+    with contextlib.nullcontext() if ranks is None else last_to_fail(ranks.grace_seconds):
+        return _build(args, progress, ranks)
+
+
+def _build(
+    args: ServerArgs, progress: Callable[[str, float], None], ranks: Followers | Follower | None
+) -> tuple[Scheduler, Ready]:
     rank = ranks.rank if isinstance(ranks, Follower) else 0
     device = choose_device(args.device, args.base_gpu_id, rank, args.tp_size)
     parallel = SINGLE
