@@ -33,7 +33,7 @@ class OneShotAllReduce:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The sum of every rank's x, contiguous and of a shape that it `takes`, in new memory."""
-        buffer = self._buffer.view(x.dtype)
+        buffer = self._buffer.view(x.dtype)[: x.numel()]
         summed = torch.ops.symm_mem.one_shot_all_reduce_copy(
             buffer, x.view(-1), "sum", self._group_name
         )
