@@ -1,7 +1,8 @@
 # The daily verbs. `make help` lists them.
 MODEL ?= smollm2-135m
 PORT ?= 30000
-DP ?= 2
+# One worker for each GPU; without any, two that share the CPU.
+DP ?= $(or $(filter-out 0,$(shell nvidia-smi -L 2>/dev/null | grep -c .)),2)
 ARGS ?=
 
 VENV := .venv

@@ -39,6 +39,7 @@ _WARM_UP_SECONDS = 1.0
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "mixed": {"enable_mixed_chunk": True},
+    "chunks of 8192": {"chunked_prefill_size": 8192},
     "chunks of 2048": {"chunked_prefill_size": 2048},
     "chunks of 2048, mixed": {"chunked_prefill_size": 2048, "enable_mixed_chunk": True},
     "chunks of 1024, mixed": {"chunked_prefill_size": 1024, "enable_mixed_chunk": True},

@@ -180,7 +180,7 @@ class ServerArgs:
         None,
         "Prefill long prompts in chunks of this many tokens; -1 turns chunks off.",
         parse=_chunk_size,
-        shown_default="512 on CPU, 8192 on GPU",
+        shown_default="512 on CPU; 8192 on GPU, 2048 while far more requests decode than wait",
     )
     enable_mixed_chunk: bool = _option(
         MEMORY, False, "Decode running requests in the same batch as a prefill chunk."

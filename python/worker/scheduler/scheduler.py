@@ -30,6 +30,10 @@ WAIT_FOR_SHARED_TOKENS = 32
 # steps: the estimate of what running requests will need sinks slowly.
 ADMISSION_REST_STEPS = 8
 
+# Prompts are cut into smaller chunks while so many requests decode for each one that waits. With
+# more of them waiting, large chunks bring more requests on their way than they hold up.
+CONSIDERATE_SHARE = 4
+
 # Tokens by whose slots running requests are ordered.
 _PREFIX_SAMPLES = (4096, 1024, 256, 64, 0)
 
@@ -39,12 +43,17 @@ FAILED_STEPS_LIMIT = 3
 
 @dataclass(frozen=True)
 class SchedulerOptions:
-    """What the scheduler is told at its start; names as in `ServerArgs`. Sizes are in tokens."""
+    """What the scheduler is told at its start; names as in `ServerArgs`. Sizes are in tokens.
+
+    `considerate_chunk_size` is the chunk while far more requests decode than wait for prefill:
+    every one of them waits for it. None: as large as always.
+    """
 
     context_length: int
     max_running_requests: int
     max_prefill_tokens: int
     chunked_prefill_size: int | None
+    considerate_chunk_size: int | None
     enable_mixed_chunk: bool
     schedule_policy: str
     schedule_conservativeness: float
@@ -213,7 +222,7 @@ class Scheduler:
 
     def _plan_prefill(self) -> list[PrefillChunk]:
         """The prompts, or chunks of them, that are computed next; their requests are admitted."""
-        chunk_size = self.options.chunked_prefill_size
+        chunk_size = self._chunk_size()
         budget = min(chunk_size or self.options.max_prefill_tokens, self.options.max_prefill_tokens)
         planned: list[PrefillChunk] = []
         room = self._room_left()
@@ -228,6 +237,12 @@ class Scheduler:
         if self.waiting and budget > 0 and self.partial is None:
             self._admit(planned, budget, room, may_split=chunk_size is not None)
         return planned
+
+    def _chunk_size(self) -> int | None:
+        waiting = len(self.waiting) + (self.partial is not None)
+        if len(self.running) >= CONSIDERATE_SHARE * waiting:
+            return self.options.considerate_chunk_size or self.options.chunked_prefill_size
+        return self.options.chunked_prefill_size
 
     def _admit(
         self, planned: list[PrefillChunk], budget: int, room: int, *, may_split: bool

@@ -24,6 +24,7 @@ from .step import Step, step_input
 
 # Defaults that depend on the device: (CPU, GPU).
 _CHUNKED_PREFILL_SIZE = (512, 8192)
+_CONSIDERATE_CHUNK = (None, 2048)
 _MAX_RUNNING_REQUESTS = (256, 4096)
 
 _CUDA_GRAPH_MAX_BS = 512
@@ -90,6 +91,7 @@ def _build(
         max_running_requests=max_running,
         max_prefill_tokens=max(args.max_prefill_tokens, context_length),
         chunked_prefill_size=None if chunk_size == -1 else chunk_size,
+        considerate_chunk_size=None if args.chunked_prefill_size else _CONSIDERATE_CHUNK[on_gpu],
         enable_mixed_chunk=args.enable_mixed_chunk,
         schedule_policy=args.schedule_policy,
         schedule_conservativeness=args.schedule_conservativeness,

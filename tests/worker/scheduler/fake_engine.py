@@ -56,6 +56,7 @@ class FakeEngine:
             "max_running_requests": 16,
             "max_prefill_tokens": 256,
             "chunked_prefill_size": None,
+            "considerate_chunk_size": None,
             "enable_mixed_chunk": False,
             "schedule_policy": "lpm",
             "schedule_conservativeness": 1.0,

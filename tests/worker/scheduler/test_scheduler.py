@@ -292,3 +292,21 @@ def test_requests_that_share_a_prefix_decode_side_by_side():
     groups = [int(request.rid[1:]) % 3 for request in engine.steps[-1].decodes]
     changes = sum(a != b for a, b in itertools.pairwise(groups))
     assert (len(groups), changes) == (12, 2)
+
+
+def test_chunks_are_small_while_far_more_requests_decode_than_wait():
+    engine = FakeEngine(
+        total_tokens=1024,
+        max_prefill_tokens=1024,
+        chunked_prefill_size=64,
+        considerate_chunk_size=8,
+    )
+    for i, prompt in enumerate(prompts(8, seed=5, low=16, high=16)):
+        engine.add(f"r{i}", prompt, max_new_tokens=60)
+    while len(engine.scheduler.running) < 8:
+        engine.step()
+    assert max(sum(map(len, step.prefills)) for step in engine.steps) == 64
+    engine.steps.clear()
+    engine.add("long", prompts(1, seed=6, low=40, high=40)[0])
+    engine.run()
+    assert {len(chunk) for step in engine.steps for chunk in step.prefills} == {8}
