@@ -11,7 +11,7 @@ from worker.config import MEMORY, RUNTIME, ServerArgs
 
 from .models import model_folder
 
-_OF_THE_MODEL = ("dtype", "context_length", "device")
+_OF_THE_MODEL = ("dtype", "context_length", "device", "quantization", "kv_cache_dtype")
 _SKIPPED = tuple(
     option.name
     for option in dataclasses.fields(ServerArgs)

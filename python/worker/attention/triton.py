@@ -114,7 +114,12 @@ class TritonBackend(AttentionBackend):
             out,
             plan=batch.plan,
             workspace=self._workspace(spec),
-            tile=DecodeTile.choose(spec.head_dim, k_cache.element_size(), self._chip.shared_memory),
+            tile=DecodeTile.choose(
+                spec.head_dim,
+                k_cache.element_size(),
+                self._chip.shared_memory,
+                batch.num_decodes * spec.num_kv_heads / self._chip.multiprocessors,
+            ),
             **_paging(batch),
             **_options(spec),
         )

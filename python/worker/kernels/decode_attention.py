@@ -44,9 +44,11 @@ class DecodeTile:
     num_stages: int
 
     @classmethod
-    def choose(cls, head_dim: int, itemsize: int, shared_memory: int) -> DecodeTile:
+    def choose(
+        cls, head_dim: int, itemsize: int, shared_memory: int, programs_each: float = 0.0
+    ) -> DecodeTile:
         """The tile for a head size, given the bytes of an element of the cache, and of the shared
-        memory that a program may have.
+        memory of a multiprocessor; `programs_each` is how many programs each of them gets.
         """
         head_pad = padded_head(head_dim)
         row_bytes = head_pad * itemsize
@@ -57,7 +59,13 @@ class DecodeTile:
             tile = replace(tile, num_warps=4, num_stages=4 if itemsize > 1 else 6)
         while tile.num_stages > 2 and tile._shared_bytes(row_bytes) > shared_memory:
             tile = replace(tile, num_stages=tile.num_stages - 1)
-        return tile
+        # With a tile of half the size, all programs of some batches run at once, where a few would
+        # come after the others: 64 sequences of the 8B model take 76 us instead of 83.
+        half = replace(tile, block_n=tile.block_n // 2)
+        at_once, halves_at_once = (
+            shared_memory // each._shared_bytes(row_bytes) for each in (tile, half)
+        )
+        return half if at_once < programs_each <= halves_at_once and half.block_n >= 16 else tile
 
     def _shared_bytes(self, row_bytes: int) -> int:
         queries_and_weights = 16 * row_bytes + 4096
