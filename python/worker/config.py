@@ -209,11 +209,11 @@ class ServerArgs:
         parse=positive_int,
         aliases=("--tp", "--tensor-parallel-size"),
     )
-    enable_torch_symm_mem: bool = _option(
+    disable_custom_all_reduce: bool = _option(
         RUNTIME,
         False,
-        "With tensor parallelism, sum small tensors through torch's symmetric memory instead of "
-        "NCCL, on GPUs that NVLink connects.",
+        "With tensor parallelism, leave sums of small tensors to NCCL, too, instead of having the "
+        "GPUs read each other's memory.",
     )
     base_gpu_id: int = _option(
         RUNTIME,

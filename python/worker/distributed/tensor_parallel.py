@@ -12,18 +12,21 @@ import torch.nn.functional as F
 from torch._C._distributed_c10d import TCPStore
 
 from .share import Share, balanced_share, block_share, head_shares
-from .symmetric_memory import OneShotAllReduce
+from .symmetric_memory import OneShotAllReduce, can_read_each_other
 
 # Unless the user says otherwise:
 # - NVLink multicast is off, in NCCL and in torch's symmetric memory: a fault in it can take down
 #   the GPUs of other processes on the machine;
 # - NCCL does not register the buffers that a CUDA graph reduces: a decode step's are small, and it
 #   would do so for every collective of every graph, at start;
+# - NCCL's monitor does not report that the process that keeps the store has ended: the launcher
+#   says so in one line;
 # - gloo stays on loopback.
 _ENVIRONMENT = {
     "NCCL_NVLS_ENABLE": "0",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
     "NCCL_GRAPH_REGISTER": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
 
@@ -47,13 +50,13 @@ class TensorParallel:
         rendezvous: socket.socket | int,
         device: torch.device,
         *,
-        symmetric_memory: bool = False,
+        one_shot: bool = True,
     ) -> TensorParallel:
         """Meet the other ranks, all on this machine; blocks until all have come.
 
         `rendezvous` is a socket that listens on loopback, which rank 0 gives away; for the others,
-        its port. With `symmetric_memory`, GPUs sum small tensors through it. A process is in one
-        group at a time.
+        its port. With `one_shot`, GPUs that can read each other's memory sum small tensors in that
+        way. A process is in one group at a time.
         """
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -65,8 +68,9 @@ class TensorParallel:
             world_size=size,
             device_id=device if on_gpu else None,
         )
-        one_shot = OneShotAllReduce(device) if on_gpu and symmetric_memory else None
-        return cls(rank, size, one_shot)
+        if not (on_gpu and one_shot and can_read_each_other(device, rank, size)):
+            return cls(rank, size)
+        return cls(rank, size, OneShotAllReduce(device))
 
     def leave(self) -> None:
         """Undo `join`, without waiting for the other ranks, which may be gone."""

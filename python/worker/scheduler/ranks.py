@@ -92,12 +92,12 @@ class Followers:
         if not self._closing:
             self._on_death(reason)
 
-    def join(self, device: torch.device, *, symmetric_memory: bool = False) -> TensorParallel:
+    def join(self, device: torch.device, *, one_shot: bool = True) -> TensorParallel:
         """Meet them; `device` is this rank's. See `TensorParallel.join`."""
         from ..distributed.tensor_parallel import TensorParallel
 
         self._group = TensorParallel.join(
-            0, self._size, self._rendezvous, device, symmetric_memory=symmetric_memory
+            0, self._size, self._rendezvous, device, one_shot=one_shot
         )
         return self._group
 
@@ -132,10 +132,8 @@ class Follower:
     rendezvous: int
     inbox: Connection
 
-    def join(self, device: torch.device, *, symmetric_memory: bool = False) -> TensorParallel:
+    def join(self, device: torch.device, *, one_shot: bool = True) -> TensorParallel:
         """Meet the other ranks; `device` is this rank's. See `TensorParallel.join`."""
         from ..distributed.tensor_parallel import TensorParallel
 
-        return TensorParallel.join(
-            self.rank, self.size, self.rendezvous, device, symmetric_memory=symmetric_memory
-        )
+        return TensorParallel.join(self.rank, self.size, self.rendezvous, device, one_shot=one_shot)

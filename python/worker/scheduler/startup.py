@@ -54,7 +54,7 @@ def _build(
     device = choose_device(args.device, args.base_gpu_id, rank, args.tp_size)
     parallel = SINGLE
     if ranks is not None:
-        parallel = ranks.join(device, symmetric_memory=args.enable_torch_symm_mem)
+        parallel = ranks.join(device, one_shot=not args.disable_custom_all_reduce)
     on_gpu = device.type != "cpu"
     max_running = args.max_running_requests or _MAX_RUNNING_REQUESTS[on_gpu]
     runner = ModelRunner(
