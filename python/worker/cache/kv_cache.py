@@ -39,7 +39,7 @@ class KVCache:
     """Slots, page table and radix tree of one rank; free + cached + held = total at all times.
 
     `table` [max_sequences, max_length] int32 is the page table. With `track_changes` a copy of it
-    can be kept current elsewhere, by `take_table_changes`.
+    can be kept current elsewhere, by `table_changes`.
     """
 
     def __init__(
@@ -153,13 +153,20 @@ class KVCache:
         self.held_tokens += missing
         return True
 
-    def take_table_changes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Entries of the flattened page table written since the last call: indices and slots."""
+    def table_changes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Entries of the flattened page table written since `forget_table_changes`.
+
+        Returns indices and slots, [n] int32 each.
+        """
         if not self._changes:
             return _NOTHING, _NOTHING
         indices = np.concatenate(self._changes)
-        self._changes.clear()
         return indices, self.table.reshape(-1)[indices]
+
+    def forget_table_changes(self) -> None:
+        """The copy has them."""
+        if self._changes:
+            self._changes.clear()
 
     def _changed(self, row: int, start: int, end: int) -> None:
         if self._changes is not None and start < end:

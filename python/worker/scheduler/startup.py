@@ -116,7 +116,9 @@ def _build(
     runner.capture_graphs(_graph_batch_sizes(args, max_running), progress)
 
     def launch(step: Step) -> PendingTokens:
-        return runner.launch(step_input(step, cache))
+        tokens = runner.launch(step_input(step, cache))
+        cache.forget_table_changes()  # of a launch that fails they are sent again with the next
+        return tokens
 
     if isinstance(ranks, Followers):
         return LeadingScheduler(cache, launch, options, followers=ranks), ready

@@ -65,7 +65,7 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
     slots = [cache.table[row_array[:decodes], seq_lens[:decodes] - 1]]
     slots += [cache.slots(sequence_of(c.request), c.start, c.end) for c in step.prefills]
     last = [i for i, chunk in enumerate(step.prefills, start=decodes) if chunk.is_last]
-    indices, changed = cache.take_table_changes()
+    indices, changed = cache.table_changes()
     return StepInput(
         rows=row_array,
         seq_lens=seq_lens,

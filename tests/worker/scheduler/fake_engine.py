@@ -72,10 +72,12 @@ class FakeEngine:
             self.options.context_length,
             page_size=page_size,
             disable_radix_cache=disable_radix_cache,
+            track_changes=True,
         )
         self.scheduler = make_scheduler(self.cache, self._launch, self.options)
         self.memory = np.full(total_tokens, -1, dtype=np.int32)
         self.next_tokens = np.full(len(self.cache.table), -1, dtype=np.int32)
+        self.table = np.zeros_like(self.cache.table)  # the device's
         self.steps: list[Step] = []
         self.computed_tokens = 0
         self.answers: dict[str, list[int]] = {}
@@ -83,17 +85,23 @@ class FakeEngine:
         self.fail_next: Exception | None = None
 
     def _launch(self, step: Step) -> FakeTokens:
+        self.steps.append(step)
+        given = step_input(step, self.cache)
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
             raise error
-        self.steps.append(step)
-        given = step_input(step, self.cache)
         tokens = [self.next_tokens[given.rows[: given.num_decodes]], given.prompt_ids]
         self.memory[given.out_slots] = np.concatenate(tokens)
+        self.table.reshape(-1)[given.table_indices] = given.table_slots
+        decodes = slice(given.num_decodes)
+        places = given.rows[decodes], given.seq_lens[decodes] - 1
+        self.table[places] = given.out_slots[decodes]
+        self.cache.forget_table_changes()
         requests = step.decodes + [chunk.request for chunk in step.prefills]
         sampled = []
         for i, (row, length) in enumerate(zip(given.rows, given.seq_lens, strict=True)):
-            slots = self.cache.table[row, :length]
+            slots = self.table[row, :length]
+            assert (slots == self.cache.table[row, :length]).all(), "the device's table is stale"
             assert len(np.unique(slots)) == length
             text, known = self.memory[slots], requests[i].text[:length]
             assert (text[: len(known)] == known).all(), "attention would read wrong KV"
