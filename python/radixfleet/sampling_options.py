@@ -10,7 +10,10 @@ from msgspec import Meta, Struct
 
 from worker.messages import SamplingParams
 
-_TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_LARGEST = 2**31 - 1
+_MOST_TOKENS = 1024  # named by one request
+_TokenId = Annotated[int, Meta(ge=0, le=_LARGEST)]
+_Bias = Annotated[float, Meta(ge=-100, le=100)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _StopString = Annotated[str, Meta(min_length=1)]
 
@@ -22,20 +25,20 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ids to what is added to their logits.
     """
 
-    max_new_tokens: Annotated[int, Meta(ge=1)] | None = 128
+    max_new_tokens: Annotated[int, Meta(ge=1, le=_LARGEST)] | None = 128
     temperature: Annotated[float, Meta(ge=0, le=sys.float_info.max)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Meta(ge=-1)] = -1
+    top_k: Annotated[int, Meta(ge=-1, le=_LARGEST)] = -1
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: _StopString | list[_StopString] | None = None
-    stop_token_ids: list[_TokenId] | None = None
+    stop_token_ids: Annotated[list[_TokenId], Meta(max_length=_MOST_TOKENS)] | None = None
     ignore_eos: bool = False
-    min_new_tokens: Annotated[int, Meta(ge=0)] = 0
+    min_new_tokens: Annotated[int, Meta(ge=0, le=_LARGEST)] = 0
     frequency_penalty: _Penalty = 0.0
     presence_penalty: _Penalty = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] = 1.0
-    logit_bias: dict[_TokenId, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[_TokenId, _Bias], Meta(max_length=_MOST_TOKENS)] | None = None
     skip_special_tokens: bool = True
 
     @classmethod

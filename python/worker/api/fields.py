@@ -20,7 +20,8 @@ from .errors import shown
 
 _LONGEST_STOP = 1024
 _MOST_STOPS = 64
-_MOST_BIASES = 1024
+# Every request with penalties takes the GPU memory of the longest such list.
+_MOST_TOKENS = 1024
 
 
 class RequestModel(BaseModel):
@@ -76,7 +77,7 @@ def _as_tuple(value: Any) -> Any:
 
 Temperature = Annotated[float, Field(ge=0)]
 TopP = Annotated[float, Field(gt=0, le=1)]
-TopK = Annotated[int, AfterValidator(_check_top_k)]
+TopK = Annotated[int, Field(le=2**31 - 1), AfterValidator(_check_top_k)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
@@ -85,13 +86,15 @@ StopString = Annotated[str, Field(min_length=1, max_length=_LONGEST_STOP)]
 StopStrings = Annotated[
     tuple[StopString, ...], Field(max_length=_MOST_STOPS), BeforeValidator(_as_tuple)
 ]
-StopTokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple)]
+StopTokenIds = Annotated[
+    tuple[TokenId, ...], Field(max_length=_MOST_TOKENS), BeforeValidator(_as_tuple)
+]
 LeastTokenCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
 LogitBias = Annotated[
     dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-    Field(max_length=_MOST_BIASES),
+    Field(max_length=_MOST_TOKENS),
 ]
 
 

@@ -8,12 +8,13 @@ are viewed as one short sequence, in prefill the group is an axis of stride zero
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from .base import AttentionBackend, AttentionSpec
+from .base import AttentionBackend, AttentionSpec, UnsupportedAttention
 from .batch import ForwardBatch
 
 # Sequences are padded to the longest while that wastes less than this share of the keys that are
@@ -50,11 +51,18 @@ class _PrefillPlan:
 
 
 class TorchNativeBackend(AttentionBackend):
-    """Any device, any shape; neither windows nor grouping cost a copy."""
+    """Any device, any head size; neither windows nor grouping cost a copy."""
 
     def __init__(self, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]) -> None:
         super().__init__(k_cache, v_cache)
         self._step: _Step | None = None
+
+    def prepare(self, specs: Sequence[AttentionSpec], dtype: torch.dtype) -> None:
+        if any(spec.sinks is not None or spec.logit_soft_cap is not None for spec in specs):
+            raise UnsupportedAttention(
+                "the torch_native attention backend has neither attention sinks nor a soft cap of "
+                "logits; use triton"
+            )
 
     def plan(self, batch: ForwardBatch) -> None:
         self._step = _Step(batch, spare_slot=self.k_cache[0].shape[0] - 1)

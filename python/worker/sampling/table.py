@@ -15,8 +15,14 @@ import torch
 from .penalties import Penalties, PenaltyTable
 from .upload import upload
 
-# Cooler than this is greedy: logits divided by it would overflow.
+# Cooler than this is greedy: logits divided by it would overflow. What is hotter than the highest
+# is as random, and may be more than float32 holds, where a forbidden token's logit turns to NaN.
 _LOWEST_TEMPERATURE = 1e-6
+_HIGHEST_TEMPERATURE = 1e6
+# The likeliest token must pass its filters, or a GPU looks for one that does for ever: as float32,
+# a smaller top-p would be 0, and above this min-p a GPU's logarithm need not be negative.
+_LOWEST_TOP_P = 1e-30
+_HIGHEST_MIN_P = 1 - 1e-6
 
 # One row; the device sees it as int32 words.
 _ROW = np.dtype(
@@ -108,9 +114,9 @@ class SamplingTable:
             values[0] = each.row
             values[1:].view(_ROW)[0] = (
                 each.seed,
-                each.temperature if random else 0.0,
-                each.top_p if random else 1.0,
-                each.min_p if random else 0.0,
+                min(each.temperature, _HIGHEST_TEMPERATURE) if random else 0.0,
+                max(each.top_p, _LOWEST_TOP_P) if random else 1.0,
+                min(each.min_p, _HIGHEST_MIN_P) if random else 0.0,
                 min(top_k, self._vocab_size),
                 each.prompt_len,
                 self._slots[each.row],

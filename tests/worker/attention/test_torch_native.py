@@ -1,9 +1,12 @@
 """The torch backend equals plain softmax attention, over any batch of decodes and prompt chunks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from worker.attention.torch_native import attend, attend_reference
+from worker.attention.base import UnsupportedAttention
+from worker.attention.torch_native import TorchNativeBackend, attend, attend_reference
 
 from .scene import CASES, SLOTS, Scene, random_scene, spec
 
@@ -57,3 +60,10 @@ def test_the_fused_kernel_equals_the_reference_with_its_log_sum_exp(causal):
     plain, plain_lse = attend_reference(q, k, v, scale=0.25, causal=causal)
     torch.testing.assert_close(fused, plain)
     torch.testing.assert_close(fused_lse, plain_lse)
+
+
+@pytest.mark.parametrize("what", [{"sinks": torch.zeros(6)}, {"logit_soft_cap": 30.0}], ids=str)
+def test_what_it_does_not_compute_is_refused(what):
+    cache = [torch.zeros(9, 2, 16)]
+    with pytest.raises(UnsupportedAttention, match="sinks nor a soft cap"):
+        TorchNativeBackend(cache, cache).prepare([replace(spec(), **what)], torch.float32)

@@ -20,6 +20,8 @@ ROWS = [
     {"min_p": 0.2},
     {"min_p": 1.0},
     {"top_k": 50, "top_p": 0.9, "min_p": 0.01, "temperature": 1.5},
+    {"temperature": 1e60, "top_p": 1e-60},
+    {"temperature": 1e60, "min_p": 1 - 1e-9},
     {"seed": -(2**63), "prompt_len": 2},
 ]
 

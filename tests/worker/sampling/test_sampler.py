@@ -109,6 +109,18 @@ def test_what_is_too_cool_to_divide_by_is_greedy():
     assert sample_rows(logits, table, [0], [0]).tolist() == logits.argmax(-1).tolist()
 
 
+def test_the_likeliest_token_passes_any_filter_and_hot_is_finite():
+    table = make_table([{"temperature": 1e60, "top_p": 1e-60, "min_p": 1.0}], 10)
+    assert float(table.top_ps[0]) > 0
+    assert float(table.min_ps[0]) < 1
+    assert torch.isfinite(table.temperatures).all()
+
+
+def test_a_forbidden_token_never_comes_however_hot():
+    logits = torch.tensor([0.0, -torch.inf, 1.0])
+    assert set(draw_many(logits, 50, temperature=1e60).tolist()) == {0, 2}
+
+
 def test_the_next_tokens_of_a_batch_lie_at_its_rows():
     table = make_table([{"temperature": 0.0}] * 4, 8)
     rows, logits, next_tokens = torch.tensor([3, 1]), torch.eye(8)[[5, 6]], torch.full((4,), -1)
