@@ -46,7 +46,8 @@ def page_indices(
     )
 
 
-@triton.jit
+# Rows, lengths and starts are parts of a step's one upload: one compiled kernel for any alignment.
+@triton.jit(do_not_specialize_on_alignment=["rows", "seq_lens", "starts"])
 def _page_indices(page_table, stride, rows, seq_lens, starts, indices, BLOCK: tl.constexpr):
     sequence = tl.program_id(0)
     start = tl.load(starts + sequence)
