@@ -111,6 +111,8 @@ def _build(
         weights_bytes=runner.weights_bytes,
         kv_cache_bytes=runner.pool.nbytes,
     )
+    if on_gpu:
+        progress("compiling kernels", 0.0)
     runner.set_page_table(cache.table)
     runner.warm_up(min(options.chunked_prefill_size or options.max_prefill_tokens, context_length))
     runner.capture_graphs(_graph_batch_sizes(args, max_running), progress)
