@@ -50,11 +50,6 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"sampling_params: {error}") from None
         if options.top_k == 0:
             raise ValueError("sampling_params: top_k must be at least 1, or -1 for all tokens")
-        if options.max_new_tokens is not None and options.min_new_tokens > options.max_new_tokens:
-            raise ValueError(
-                f"sampling_params: min_new_tokens {options.min_new_tokens} is more than "
-                f"max_new_tokens {options.max_new_tokens}"
-            )
         return options
 
     @property
@@ -70,9 +65,15 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
         return [*(self.stop_token_ids or ()), *(self.logit_bias or ())]
 
     def for_engine(self, room: int) -> SamplingParams:
-        """With an answer of at most `room` tokens."""
+        """With an answer of at most `room` tokens. Raises ValueError if it has to be longer."""
+        max_new_tokens = min(self.max_new_tokens or room, room)
+        if self.min_new_tokens > max_new_tokens:
+            raise ValueError(
+                f"sampling_params: the answer can have at most {max_new_tokens} tokens, less than "
+                f"min_new_tokens {self.min_new_tokens}"
+            )
         return SamplingParams(
-            max_new_tokens=min(self.max_new_tokens or room, room),
+            max_new_tokens=max_new_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,

@@ -160,7 +160,11 @@ def test_penalties_bias_and_a_least_length_change_the_answer(engine):
         ({"prompt": "a", "sampling_params": {"top_k": 0}}, "top_k"),
         ({"prompt": "a", "sampling_params": {"temprature": 0}}, "temprature"),
         ({"prompt": "a", "sampling_params": {"presence_penalty": 3}}, "presence_penalty"),
-        ({"prompt": "a", "sampling_params": {"min_new_tokens": 129}}, "more than max_new_tokens"),
+        ({"prompt": "a", "sampling_params": {"min_new_tokens": 129}}, "at most 128 tokens"),
+        (
+            {"prompt": "a", "sampling_params": {"min_new_tokens": 300, "max_new_tokens": None}},
+            "less than min_new_tokens",
+        ),
         ({"prompt": "a", "sampling_params": {"logit_bias": {270: 1.0}}}, "outside the vocabulary"),
     ],
 )
