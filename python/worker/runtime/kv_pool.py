@@ -78,8 +78,9 @@ def pool_tokens(
     tokens -= tokens % page_size
     if tokens <= 0:
         raise OutOfMemory(
-            f"no memory is left for the KV cache: {free_bytes >> 20} MiB were free, the weights "
-            f"take {weights_bytes >> 20} MiB and --mem-fraction-static is {mem_fraction_static}; "
-            "raise it, or use a smaller model"
+            f"no memory is left for the KV cache: {free_bytes >> 20} MiB were free, weights and "
+            f"page table take {weights_bytes + table_bytes >> 20} MiB and --mem-fraction-static is "
+            f"{mem_fraction_static}; raise it, lower --max-running-requests or --context-length, "
+            "or use a smaller model"
         )
     return tokens

@@ -32,12 +32,16 @@ from .weights import load_weights
 
 Progress = Callable[[str, float], None]
 
+# A page table's entries are numbered with 32 bits.
+PAGE_TABLE_LIMIT = 2**31
+
 
 class ModelRunner:
     """Owns weights and KV pool; `total_tokens` is the pool's size.
 
-    `max_sequences` is how many sequences the page table will hold: a GPU keeps memory for it. With
-    `parallel`, this is one rank's runner: all ranks compute the same steps.
+    `max_sequences` is how many sequences the page table will hold, within PAGE_TABLE_LIMIT: a GPU
+    keeps memory for it. With `parallel`, this is one rank's runner: all ranks compute the same
+    steps.
     """
 
     def __init__(
@@ -123,7 +127,9 @@ class ModelRunner:
         return numbers * self.kv_dtype.itemsize
 
     def _table_bytes(self, max_sequences: int) -> int:
-        return 0 if self.device.type == "cpu" else 4 * max_sequences * self.context_length
+        if self.device.type == "cpu":
+            return 0
+        return 4 * min(max_sequences * self.context_length, PAGE_TABLE_LIMIT)
 
     # ===== batches =====
 

@@ -15,7 +15,7 @@ from ..embedded_models import resolve_model_path
 from ..messages import Ready
 from ..runtime.cuda_graphs import graph_batch_sizes
 from ..runtime.device import choose_device
-from ..runtime.model_runner import ModelRunner
+from ..runtime.model_runner import PAGE_TABLE_LIMIT, ModelRunner
 from ..runtime.step_input import PendingTokens
 from .lockstep import LeadingScheduler
 from .ranks import Follower, Followers, last_to_fail
@@ -28,9 +28,6 @@ _CONSIDERATE_CHUNK = (None, 2048)
 _MAX_RUNNING_REQUESTS = (256, 4096)
 
 _CUDA_GRAPH_MAX_BS = 512
-
-# A page table's entries are numbered with 32 bits.
-_PAGE_TABLE_LIMIT = 2**31
 
 
 def build_scheduler(
@@ -76,7 +73,7 @@ def _build(
         progress=progress,
     )
     context_length = min(runner.context_length, runner.total_tokens)
-    max_running = min(max_running, _PAGE_TABLE_LIMIT // (context_length + args.page_size) - 2)
+    max_running = min(max_running, PAGE_TABLE_LIMIT // (context_length + args.page_size) - 2)
     chunk_size = args.chunked_prefill_size or _CHUNKED_PREFILL_SIZE[on_gpu]
     cache = KVCache(
         runner.total_tokens,

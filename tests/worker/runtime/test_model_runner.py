@@ -78,11 +78,13 @@ def test_decoding_several_sequences_of_different_lengths(family):
 
 def test_the_pool_takes_its_share_of_memory_in_whole_pages():
     sizes = {"free_bytes": 10_000, "weights_bytes": 4_000, "bytes_per_token": 7, "device": CPU}
-    assert pool_tokens(**sizes, mem_fraction_static=0.9, max_total_tokens=None, page_size=1) == 714
-    assert pool_tokens(**sizes, mem_fraction_static=0.9, max_total_tokens=None, page_size=16) == 704
-    assert pool_tokens(**sizes, mem_fraction_static=0.9, max_total_tokens=99, page_size=1) == 99
+    sizes |= {"mem_fraction_static": 0.9, "max_total_tokens": None, "page_size": 1}
+    assert pool_tokens(**sizes) == 714
+    assert pool_tokens(**sizes, table_bytes=700) == 614
+    assert pool_tokens(**sizes | {"page_size": 16}) == 704
+    assert pool_tokens(**sizes | {"max_total_tokens": 99}) == 99
     with pytest.raises(OutOfMemory, match="mem-fraction-static"):
-        pool_tokens(**sizes, mem_fraction_static=0.4, max_total_tokens=None, page_size=1)
+        pool_tokens(**sizes | {"mem_fraction_static": 0.4})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
