@@ -2,7 +2,7 @@
 MODEL ?= smollm2-135m
 PORT ?= 30000
 # One worker for each GPU; without any, two that share the CPU.
-DP ?= $(or $(filter-out 0,$(shell nvidia-smi -L 2>/dev/null | grep -c .)),2)
+DP ?= $(or $(filter-out 0,$(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU ')),2)
 ARGS ?=
 
 VENV := .venv

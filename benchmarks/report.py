@@ -38,10 +38,11 @@ class Figure:
 def cpu() -> str:
     """How many cores of which model."""
     cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    if not names:  # not Linux, or not x86
         return platform.processor() or platform.machine()
-    lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-    return f"{len(lines)} x {lines[0].split(':', 1)[1].strip()}"
+    return f"{len(names)} x {names[0]}"
 
 
 def gpu() -> dict[str, str]:

@@ -106,7 +106,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(engine: Radixfleet, name: str, load: Load, vocabulary: int) -> Feel:
-    """Run the load for a moment unmeasured, then for `load.seconds`."""
+    """Run the load for a moment unmeasured, then for `load.seconds`.
+
+    Raises ValueError if a request does not fit, or no long prompt is answered in that time.
+    """
     rng = np.random.default_rng(0)
     scheduler = engine.engine.scheduler
     arrivals: dict[str, float] = {}
@@ -116,7 +119,8 @@ def measure(engine: Radixfleet, name: str, load: Load, vocabulary: int) -> Feel:
     def ask(rid: str, tokens: int, answer: int) -> None:
         prompt = rng.integers(0, vocabulary, tokens).tolist()
         params = SamplingParams(answer, temperature=0.0, ignore_eos=True)
-        scheduler.add(GenerateRequest(rid, prompt, params))
+        if refused := scheduler.add(GenerateRequest(rid, prompt, params)):
+            raise ValueError(f"{rid} of {tokens} tokens is refused: {refused[0].finish}")
 
     started = time.perf_counter()
     measured = started + _WARM_UP_SECONDS
@@ -147,6 +151,8 @@ def measure(engine: Radixfleet, name: str, load: Load, vocabulary: int) -> Feel:
     gaps = np.array(
         [later - at for ats in times.values() for at, later in pairwise(ats) if at >= measured]
     )
+    if not firsts:
+        raise ValueError(f"no long prompt was answered within {load.seconds} s; measure longer")
     return Feel(
         name,
         *(1e3 * np.quantile(gaps, [0.5, 0.99, 1.0])),
