@@ -14,6 +14,7 @@ import torch.distributed as dist
 # Larger tensors are left to NCCL. Tensors are read in pieces of 16 bytes.
 _MAX_BYTES = 512 << 10
 _ALIGNMENT = 16
+_DTYPES = (torch.bfloat16, torch.float32)  # those that torch's kernel adds up
 
 
 def can_read_each_other(device: torch.device, rank: int, size: int) -> bool:
@@ -41,10 +42,10 @@ class OneShotAllReduce:
 
     def takes(self, x: torch.Tensor) -> bool:
         """Whether x is for this way of summing; the same on every rank."""
-        return x.nbytes <= _MAX_BYTES and x.nbytes % _ALIGNMENT == 0
+        return x.dtype in _DTYPES and x.nbytes <= _MAX_BYTES and x.nbytes % _ALIGNMENT == 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum of every rank's x, contiguous and of a shape that it `takes`, in new memory."""
+        """The sum of every rank's x, contiguous and such that it `takes` it, in new memory."""
         buffer = self._buffer.view(x.dtype)[: x.numel()]
         summed = torch.ops.symm_mem.one_shot_all_reduce_copy(
             buffer, x.view(-1), "sum", self._group_name
