@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from .base import AttentionBackend
+from .base import AttentionBackend, UnsupportedAttention
 
 Factory = Callable[[list[torch.Tensor], list[torch.Tensor]], AttentionBackend]
 
@@ -47,7 +47,14 @@ ATTENTION_BACKENDS: dict[str, Callable[[], Factory]] = {
 def attention_backend(
     name: str, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]
 ) -> AttentionBackend:
-    """The backend `name` over the given cache tensors (one a layer, see the backend)."""
+    """The backend `name` over the given cache tensors (one a layer, see the backend).
+
+    Raises UnsupportedAttention if it does not run on their device or is not installed.
+    """
+    if name != "torch_native" and k_cache[0].device.type == "cpu":
+        raise UnsupportedAttention(
+            f"--attention-backend {name} needs an NVIDIA GPU; on a CPU leave the option out"
+        )
     return ATTENTION_BACKENDS[name]()(k_cache, v_cache)
 
 

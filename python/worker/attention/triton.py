@@ -6,6 +6,7 @@ for those that a library's dense kernel computes faster.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -21,9 +22,14 @@ from ..kernels.decode_attention import (
     plan_decode,
     split_target,
 )
-from ..kernels.extend_attention import ExtendTile, extend_attention, plan_extend
+from ..kernels.extend_attention import (
+    HEAD_BYTES_MULTIPLE,
+    ExtendTile,
+    extend_attention,
+    plan_extend,
+)
 from . import fresh_prefill
-from .base import AttentionBackend, AttentionSpec, current_batch
+from .base import AttentionBackend, AttentionSpec, UnsupportedAttention, current_batch
 from .batch import ForwardBatch
 
 
@@ -80,6 +86,14 @@ class TritonBackend(AttentionBackend):
         self._split_target = split_target(self._chip.multiprocessors, k_cache[0].shape[1])
         self._workspaces: dict[tuple[int, int], DecodeWorkspace] = {}
         self._chunks: _Chunks | None = None
+
+    def prepare(self, specs: Sequence[AttentionSpec], dtype: torch.dtype) -> None:
+        for spec in specs:
+            if spec.head_dim * dtype.itemsize % HEAD_BYTES_MULTIPLE:
+                raise UnsupportedAttention(
+                    f"the triton attention backend computes no {dtype} heads of size "
+                    f"{spec.head_dim}; use torch_native"
+                )
 
     def plan_size(self, max_sequences: int) -> int:
         return max_items(max_sequences, self._split_target) * WORDS_PER_ITEM

@@ -25,6 +25,8 @@ from .attention_reference import softmax_attention
 from .online_softmax import NO_MAXIMUM, add_sink, attend_block, padded_head
 
 WORDS_PER_TILE = 2
+# A head takes a multiple of so many bytes: the copy engine reads nothing that is aligned less.
+HEAD_BYTES_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def extend_attention(
     """Write to `out` what the chunks' queries see; the rows of other tokens are left alone.
 
     q, out: [tokens, heads, head_dim], k, v: [tokens, kv_heads, head_dim], the whole step's; the
-        last two axes contiguous, any stride between tokens
+        last two axes contiguous, any stride between tokens; heads as HEAD_BYTES_MULTIPLE says
     k_cache, v_cache: [slots, kv_heads, head_dim] contiguous, in q's dtype or an 8-bit float
     plan: `plan_extend`'s words, made for this tile
     query_starts: [sequences + 1] int32; rows: [sequences]; page_table: [rows, context] int32

@@ -26,7 +26,7 @@ class TokenEmbedding(nn.Module):
         self.weight = empty_weight(len(self.share), hidden_size)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """input_ids: [tokens] int64. Returns [tokens, hidden], new memory."""
+        """input_ids: [tokens] of any integer. Returns [tokens, hidden], new memory."""
         if self.parallel.size == 1:
             return F.embedding(input_ids, self.weight)
         row = input_ids - self.share.start

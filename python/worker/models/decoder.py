@@ -40,7 +40,10 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """input_ids, positions: [tokens] int64. Returns [tokens, hidden] after the final norm."""
+        """The hidden states after the final norm: [tokens, hidden].
+
+        input_ids, positions: [tokens], int64 on a CPU, int32 on a GPU
+        """
 
     @abstractmethod
     def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:

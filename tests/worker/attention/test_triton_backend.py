@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from worker.attention import fresh_prefill
+from worker.attention.base import UnsupportedAttention
 from worker.kernels.attention_reference import softmax_attention
 
 from ..triton_interpreter import allow_loop_bounds
@@ -62,3 +63,11 @@ def test_the_plan_of_a_padded_batch_has_the_size_that_graphs_were_promised(decod
     plan = backend.plan_host(lengths, np.ones_like(lengths), decodes, padded=8)
     assert plan is not None
     assert len(plan) == backend.plan_size(8)
+
+
+def test_heads_that_the_copy_engine_cannot_read_are_refused():
+    cache = [torch.zeros(9, 2, 20)]
+    backend = TritonBackend(cache, cache)
+    backend.prepare([spec(head_dim=20)], torch.float32)
+    with pytest.raises(UnsupportedAttention, match="heads of size 20; use torch_native"):
+        backend.prepare([spec(head_dim=20)], torch.bfloat16)

@@ -177,3 +177,11 @@ def test_a_tile_fits_the_shared_memory_of_small_and_large_gpus(head_dim, itemsiz
         buffers = 2 * (tile.num_stages - 1) * tile.block_n
         assert buffers * row_bytes <= shared_memory
     assert DecodeTile.choose(head_dim, itemsize, 1 << 30) == large
+
+
+@pytest.mark.parametrize(
+    ("programs_each", "block_n"), [(0, 64), (3, 64), (3.1, 32), (5, 32), (5.1, 64)]
+)
+def test_a_tile_is_halved_only_where_all_programs_then_run_at_once(programs_each, block_n):
+    # Of 227 KiB, three programs with 64 keys a tile take their share at once, or five with 32.
+    assert DecodeTile.choose(128, 2, 227 << 10, programs_each).block_n == block_n
