@@ -30,7 +30,9 @@ from rich.table import Table
 from benchmarks.engine import options
 from benchmarks.engine.engines import Radixfleet
 from benchmarks.engine.models import vocab_size
+from benchmarks.engine.workloads import Sizes
 from benchmarks.report import machine
+from worker.config import positive_int
 from worker.messages import GenerateRequest, SamplingParams
 
 _WARM_UP_SECONDS = 1.0
@@ -79,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in parsed.settings:
         arguments = options.server_arguments(parsed) | SETTINGS[name]
         engine = Radixfleet(parsed.model, prefix_cache=False, **arguments)
-        feels.append(measure(engine, name, load, vocab_size(parsed.model)))
+        sizes = Sizes(np.random.default_rng(parsed.seed), vocab_size(parsed.model))
+        feels.append(measure(engine, name, load, sizes))
         engine.close()
     _show(console, parsed.model, load, feels)
     if parsed.output:
@@ -96,8 +99,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options.parser(__doc__)
-    parser.add_argument("--decoders", type=int, default=64, help="requests that decode")
-    parser.add_argument("--prompt", type=int, default=16384, help="tokens of a long prompt")
+    parser.add_argument("--decoders", type=positive_int, default=64, help="requests that decode")
+    parser.add_argument(
+        "--prompt", type=positive_int, default=16384, help="tokens of a long prompt"
+    )
     parser.add_argument("--every", type=float, default=1.0, help="seconds from one to the next")
     parser.add_argument("--seconds", type=float, default=6.0, help="of measuring, a row")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=[*SETTINGS])
@@ -105,21 +110,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure(engine: Radixfleet, name: str, load: Load, vocabulary: int) -> Feel:
+def measure(engine: Radixfleet, name: str, load: Load, sizes: Sizes) -> Feel:
     """Run the load for a moment unmeasured, then for `load.seconds`.
 
     Raises ValueError if a request does not fit, or no long prompt is answered in that time.
     """
-    rng = np.random.default_rng(0)
     scheduler = engine.engine.scheduler
     arrivals: dict[str, float] = {}
     firsts: list[float] = []
     times: dict[str, list[float]] = defaultdict(list)
 
     def ask(rid: str, tokens: int, answer: int) -> None:
-        prompt = rng.integers(0, vocabulary, tokens).tolist()
         params = SamplingParams(answer, temperature=0.0, ignore_eos=True)
-        if refused := scheduler.add(GenerateRequest(rid, prompt, params)):
+        if refused := scheduler.add(GenerateRequest(rid, sizes.prompt(tokens), params)):
             raise ValueError(f"{rid} of {tokens} tokens is refused: {refused[0].finish}")
 
     started = time.perf_counter()

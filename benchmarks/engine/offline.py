@@ -31,6 +31,7 @@ from benchmarks.engine.processes import JobFailedError, run_in_process
 from benchmarks.engine.published import PEERS
 from benchmarks.engine.workloads import START, WORKLOADS
 from benchmarks.report import RESULTS, machine
+from worker.config import positive_int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options.parser(__doc__)
+    options.add_profile(parser)
     names = [*WORKLOADS, START]
     parser.add_argument(
         "--workload",
@@ -80,11 +82,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAMES",
         help=f"engines to run beside ours where they are installed: {','.join(PEERS)}",
     )
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive_int, default=3)
     parser.add_argument("--warmups", type=int, default=1)
     parser.add_argument(
         "--shrink",
-        type=int,
+        type=positive_int,
         default=1,
         help="divide numbers of requests and tokens by this, to try the benchmark out",
     )

@@ -31,6 +31,7 @@ from benchmarks.engine.step_clock import DecodeTimes, StepClock
 from benchmarks.engine.step_trace import trace_middle
 from benchmarks.engine.workloads import Batch, Sizes, seconds
 from benchmarks.report import machine
+from worker.config import positive_int
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = options.parser(__doc__)
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 64, 256])
-    parser.add_argument("--input-len", type=int, nargs="+", default=[1024], help="tokens")
-    parser.add_argument("--output-len", type=int, default=64, help="tokens, at least 3")
-    parser.add_argument("--repeats", type=int, default=3)
+    options.add_profile(parser)
+    parser.add_argument("--batch-size", type=positive_int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument("--input-len", type=positive_int, nargs="+", default=[1024], help="tokens")
+    parser.add_argument("--output-len", type=positive_int, default=64, help="tokens, at least 3")
+    parser.add_argument("--repeats", type=positive_int, default=3)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args(argv)
 

@@ -21,7 +21,7 @@ _SKIPPED = tuple(
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that knows --model, --seed, --profile, and a worker's options."""
+    """A parser that knows --model, --seed, and a worker's options."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,11 +32,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         help="a shipped shape (llama-3.1-8b, qwen3-0.6b, tiny) or a folder with a config.json",
     )
     made.add_argument("--seed", type=int, default=0, help="of prompts and weights")
-    made.add_argument(
-        "--profile", metavar="DIR", type=os.path.abspath, help="write torch-profiler traces there"
-    )
     ServerArgs.add_cli_arguments(made, skip=_SKIPPED)
     return made
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """--profile, for a benchmark that can trace what it measures."""
+    parser.add_argument(
+        "--profile", metavar="DIR", type=os.path.abspath, help="write torch-profiler traces there"
+    )
 
 
 def _model(name_or_path: str) -> str:

@@ -173,7 +173,10 @@ class ServerArgs:
         shown_default="256 on CPU, 4096 on GPU",
     )
     max_prefill_tokens: int = _option(
-        MEMORY, 16384, "Token budget of one prefill batch.", parse=positive_int
+        MEMORY,
+        16384,
+        "Token budget of one prefill batch; the context length, if that is more.",
+        parse=positive_int,
     )
     chunked_prefill_size: int | None = _option(
         MEMORY,
