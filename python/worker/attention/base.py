@@ -52,7 +52,7 @@ class AttentionBackend(ABC):
         self.k_cache = k_cache
         self.v_cache = v_cache
 
-    def prepare(  # noqa: B027 - most backends learn the shapes from the layers
+    def prepare(  # noqa: B027 - a backend may take every shape
         self, specs: Sequence[AttentionSpec], dtype: torch.dtype
     ) -> None:
         """Called once, before all steps: the layers' shapes and the dtype of queries.
@@ -74,7 +74,7 @@ class AttentionBackend(ABC):
         """
         return None
 
-    def plan(self, batch: ForwardBatch) -> None:  # noqa: B027 - most backends plan on the host
+    def plan(self, batch: ForwardBatch) -> None:  # noqa: B027 - a backend may share nothing
         """Prepare what all layers of this step share.
 
         Under a CUDA graph it is called before the capture and before each replay, with the graph's

@@ -93,3 +93,15 @@ def test_the_largest_noise_is_as_exact_as_the_smallest(device) -> None:
     # Over so many draws some u lies closer to 1 than float32 can say: the winner must not change.
     logits = torch.zeros(8, 30_000)
     compare(device, logits, [{}] * 8, list(range(100, 108)), filtered=False)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # from the interpreter's numpy
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf, torch.inf])
+def test_what_no_sound_model_computes_still_ends_in_a_token(device, number) -> None:
+    logits = torch.zeros(len(ROWS), 1500, device=device)
+    logits[:, 700:] = number
+    rows = torch.arange(len(ROWS), device=device)
+    for broken in (logits, torch.full_like(logits, number)):
+        table = make_table(ROWS, 1500, device)
+        tokens = draw(broken, rows, rows + 2, table, random=True, filtered=True)
+        assert all(0 <= token < 1500 for token in tokens.tolist())
