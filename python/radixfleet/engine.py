@@ -49,7 +49,8 @@ class Engine:
 
         `skip_tokenizer_init` loads no tokenizer: prompts are `input_ids`, and answers have no text.
         `progress` is told what is being done at the start, and what share of that is done. Raises
-        what a worker prints as its one line: an error of the model's files, device or memory.
+        TypeError or ValueError for wrong arguments, and what a worker prints as its one line: an
+        error of the model's files, device or memory.
 
         With `tp_size` above 1 the other ranks are processes of this one. If one of them dies, this
         process ends with a message and exit code 1.

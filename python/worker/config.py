@@ -67,7 +67,10 @@ LOGGING = "Logging"
 
 @dataclass(frozen=True)
 class ServerArgs:
-    """What a worker is told at its start. Names and meanings follow SGLang 0.4.3's flags."""
+    """What a worker is told at its start. Names and meanings follow SGLang 0.4.3's flags.
+
+    Raises ValueError for a value that is not among an option's choices.
+    """
 
     model_path: str = _option(
         MODEL,
@@ -282,6 +285,12 @@ class ServerArgs:
     decode_log_interval: int = _option(
         LOGGING, 40, "Log throughput after every so many decode steps.", parse=positive_int
     )
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            value, choices = getattr(self, option.name), option.metadata["choices"]
+            if choices is not None and value not in (option.default, *choices):
+                raise ValueError(f"{option.name} is {value!r}, and not one of {', '.join(choices)}")
 
     def url(self) -> str:
         """The address of this worker as a client writes it."""

@@ -40,3 +40,9 @@ def test_a_key_comes_from_the_environment_and_stays_off_the_command_line(
 
 def test_sizes_have_their_short_names() -> None:
     assert parse(["--tp", "2"]).tp_size == parse(["--tensor-parallel-size", "2"]).tp_size == 2
+
+
+@pytest.mark.parametrize("name", ["quantization", "schedule_policy", "kv_cache_dtype", "dtype"])
+def test_a_program_is_told_of_a_value_that_is_no_choice(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 'int4', and not one of"):
+        ServerArgs(**{name: "int4"})
