@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -65,6 +66,13 @@ def machine() -> dict[str, str]:
     return facts
 
 
+def write_document(path: Path, facts: dict[str, str], **parts: Any) -> None:
+    """Write `parts` as JSON, below the benchmark's name, which is the file's, date and `facts`."""
+    today = datetime.now(UTC).date().isoformat()
+    document = {"benchmark": path.stem, "date": today, "machine": facts, **parts}
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
 def publish(name: str, title: str, figures: list[Figure]) -> None:
     """Print the table, and write it to `results/NAME.json`."""
     console = Console(width=110)
@@ -78,11 +86,6 @@ def publish(name: str, title: str, figures: list[Figure]) -> None:
     console.print(table)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    document = {
-        "benchmark": name,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": facts,
-        "figures": [asdict(figure) | {"median": figure.median} for figure in figures],
-    }
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    medians = [asdict(figure) | {"median": figure.median} for figure in figures]
+    write_document(path, facts, figures=medians)
     console.print(f"written to benchmarks/results/{path.name}")

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from benchmarks.engine import options
 from benchmarks.engine.engines import Radixfleet
 from benchmarks.engine.models import vocab_size
 from benchmarks.engine.workloads import Sizes
-from benchmarks.report import machine
+from benchmarks.report import machine, write_document
 from worker.config import positive_int
 from worker.messages import GenerateRequest, SamplingParams
 
@@ -86,15 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         engine.close()
     _show(console, parsed.model, load, feels)
     if parsed.output:
-        document = {
-            "benchmark": parsed.output.stem,
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": facts,
-            "model": Path(parsed.model).name,
-            "load": asdict(load),
-            "rows": [asdict(feel) for feel in feels],
-        }
-        parsed.output.write_text(json.dumps(document, indent=2) + "\n")
+        rows = [asdict(feel) for feel in feels]
+        model = Path(parsed.model).name
+        write_document(parsed.output, facts, model=model, load=asdict(load), rows=rows)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -9,12 +9,10 @@ of a worker are taken too (--attention-backend, --disable-overlap-schedule, ...)
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +28,7 @@ from benchmarks.engine.models import vocab_size
 from benchmarks.engine.step_clock import DecodeTimes, StepClock
 from benchmarks.engine.step_trace import trace_middle
 from benchmarks.engine.workloads import Batch, Sizes, seconds
-from benchmarks.report import machine
+from benchmarks.report import machine, write_document
 from worker.config import positive_int
 
 
@@ -80,14 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     engine.close()
     _show(console, Path(parsed.model).name, latencies)
     if parsed.output:
-        document = {
-            "benchmark": parsed.output.stem,
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": facts,
-            "model": Path(parsed.model).name,
-            "latencies": [asdict(latency) for latency in latencies],
-        }
-        parsed.output.write_text(json.dumps(document, indent=2) + "\n")
+        rows = [asdict(latency) for latency in latencies]
+        write_document(parsed.output, facts, model=Path(parsed.model).name, latencies=rows)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
