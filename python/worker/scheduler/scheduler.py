@@ -12,19 +12,15 @@ import msgspec
 import numpy as np
 
 from ..cache.kv_cache import KVCache
-from ..cache.radix_cache import common_prefix_length
 from ..messages import FinishReason, GenerateRequest, SchedulerState, TokenChunk
 from ..runtime.step_input import PendingTokens
 from .admission import RESERVE_LIMIT, NewTokenEstimate
+from .planned_prompts import PlannedPrompts
 from .policy import POLICIES
 from .request import Request
 from .step import PrefillChunk, Step, sequence_of
 
 logger = logging.getLogger(__name__)
-
-# A waiting request whose prompt shares at least this many more tokens with a prompt that is just
-# being computed than with the cache waits for that prompt instead of computing the same again.
-WAIT_FOR_SHARED_TOKENS = 32
 
 # Where memory or places lacked, admission is tried again when a request ends, or after so many
 # steps: the estimate of what running requests will need sinks slowly.
@@ -248,7 +244,7 @@ class Scheduler:
         self, planned: list[PrefillChunk], budget: int, room: int, *, may_split: bool
     ) -> None:
         """Add waiting requests to `planned` while tokens, memory and places last."""
-        prompts = _PlannedPrompts(self.cache, planned)
+        prompts = PlannedPrompts(self.cache, planned)
         admitted: list[Request] = []
         for request in self._policy(self.waiting, self.cache):
             if budget <= 0:
@@ -443,33 +439,6 @@ class Scheduler:
             generated_tokens_total=self.counters.generated_tokens,
             retractions_total=self.counters.retractions,
         )
-
-
-class _PlannedPrompts:
-    """The prompts of a step that is being planned, found by their first tokens."""
-
-    def __init__(self, cache: KVCache, planned: list[PrefillChunk]) -> None:
-        self._cache = cache
-        self._by_start: dict[bytes, list[np.ndarray]] = {}
-        for chunk in planned:
-            self.add(chunk)
-
-    def add(self, chunk: PrefillChunk) -> None:
-        text = chunk.request.text[: chunk.end]
-        self._by_start.setdefault(_start_of(text), []).append(text)
-
-    def will_give_more(self, request: Request) -> bool:
-        """Whether one of them will give `request` much more than the cache has."""
-        text = request.text
-        similar = self._by_start.get(_start_of(text))
-        if self._cache.disabled or similar is None:
-            return False
-        shared = max(common_prefix_length(text, planned) for planned in similar)
-        return shared - self._cache.match_length(text) >= WAIT_FOR_SHARED_TOKENS
-
-
-def _start_of(text: np.ndarray) -> bytes:
-    return text[:WAIT_FOR_SHARED_TOKENS].tobytes()
 
 
 def _refusal(message: GenerateRequest, limit: int, known: bool) -> FinishReason:
