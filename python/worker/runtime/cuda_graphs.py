@@ -35,7 +35,6 @@ class _Graph:
     graph: torch.cuda.CUDAGraph
     batch: ForwardBatch
     hidden: torch.Tensor
-    plan_words: int
 
 
 class DecodeGraphs:
@@ -83,7 +82,7 @@ class DecodeGraphs:
         """
         count = len(step.rows)
         graph = self._graphs[self._sizes[bisect.bisect_left(self._sizes, count)]]
-        self._fill(graph.batch, graph.plan_words, step.rows, step.seq_lens, step.out_slots)
+        self._fill(graph.batch, step.rows, step.seq_lens, step.out_slots)
         self._backend.plan(graph.batch)
         graph.graph.replay()
         batch = graph.batch
@@ -92,7 +91,6 @@ class DecodeGraphs:
     def _fill(
         self,
         batch: ForwardBatch,
-        plan_words: int,
         rows: np.ndarray,
         seq_lens: np.ndarray,
         out_slots: np.ndarray,
@@ -105,7 +103,8 @@ class DecodeGraphs:
         arrays = [inputs.reshape(-1)]
         plan = self._backend.plan_host(seq_lens, np.ones_like(seq_lens), count, padded=size)
         if plan is not None:
-            assert len(plan) <= plan_words
+            assert batch.plan is not None
+            assert len(plan) <= len(batch.plan)
             arrays.append(plan)
         self._uploader.upload(arrays, into=self._inputs)
 
@@ -129,7 +128,7 @@ class DecodeGraphs:
             captured=True,
         )
         none = np.empty(0, dtype=np.int32)
-        self._fill(batch, plan_words, none, none, none)
+        self._fill(batch, none, none, none)
         self._backend.plan(batch)
         graph = torch.cuda.CUDAGraph()
 
@@ -144,4 +143,4 @@ class DecodeGraphs:
             torch.cuda.synchronize()
         with torch.cuda.graph(graph, pool=pool):
             hidden = body()
-        return _Graph(graph, batch, hidden, plan_words)
+        return _Graph(graph, batch, hidden)

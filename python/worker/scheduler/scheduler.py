@@ -159,13 +159,14 @@ class Scheduler:
         step = self._plan()
         flight = None
         if step is not None:
+            sampled = step.sampled
             try:
-                flight = _Flight(step.sampled, self._launch(step))
+                flight = _Flight(sampled, self._launch(step))
             except Exception as error:
                 self._fail(step, error)
             else:
                 self._failed_steps = 0
-                self._account(step)
+                self._account(step, sampled)
         last, self._flight = self._flight, flight
         if last is not None:
             self._take(last)
@@ -349,14 +350,14 @@ class Scheduler:
 
     # ===== is it finished? =====
 
-    def _account(self, step: Step) -> None:
+    def _account(self, step: Step, sampled: list[Request]) -> None:
         """A launched step counts as computed: later ones are computed after it."""
         for chunk in step.prefills:
             sequence_of(chunk.request).computed = chunk.end
             self.cache.publish(sequence_of(chunk.request), chunk.request.text)
         for request in step.decodes:
             sequence_of(request).computed = request.length
-        for request in step.sampled:
+        for request in sampled:
             request.expect_token()
 
     def _take(self, flight: _Flight) -> None:
