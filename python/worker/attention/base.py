@@ -32,6 +32,18 @@ class AttentionSpec:
     sinks: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
+class HostPlan:
+    """What a backend's kernels are to do in a step: `words` [n] int32, uploaded with all else.
+
+    `shares_prefixes`: they read what decoding sequences share once, for which there are other
+    launches, and other CUDA graphs.
+    """
+
+    words: np.ndarray
+    shares_prefixes: bool = False
+
+
 class UnsupportedAttention(RuntimeError):
     """A backend cannot serve this model here; the message is one line for the user."""
 
@@ -47,6 +59,8 @@ class AttentionBackend(ABC):
 
     # Whether decode steps may be captured in CUDA graphs.
     supports_graphs: ClassVar[bool] = False
+    # Whether `plan_host` makes use of shared prefixes.
+    shares_prefixes: ClassVar[bool] = False
 
     def __init__(self, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]) -> None:
         self.k_cache = k_cache
@@ -60,17 +74,23 @@ class AttentionBackend(ABC):
         Raises UnsupportedAttention if the backend cannot compute them.
         """
 
-    def plan_size(self, max_sequences: int) -> int:
+    def plan_size(self, max_sequences: int, shares_prefixes: bool = False) -> int:
         """How many words `plan_host` returns at most for so many decoding sequences."""
         return 0
 
     def plan_host(
-        self, seq_lens: np.ndarray, query_lens: np.ndarray, num_decodes: int, padded: int
-    ) -> np.ndarray | None:
-        """Work to be done by the device's kernels, as int32 words; None for nothing.
+        self,
+        seq_lens: np.ndarray,
+        query_lens: np.ndarray,
+        num_decodes: int,
+        padded: int,
+        shared_lens: np.ndarray | None = None,
+    ) -> HostPlan | None:
+        """Work to be done by the device's kernels; None for nothing.
 
         seq_lens, query_lens: [sequences] int32, the decodes first. Under a CUDA graph there are
         decodes only, padded to `padded` sequences.
+        shared_lens: as in `ForwardBatch`; a plan need not make use of it
         """
         return None
 

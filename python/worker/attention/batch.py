@@ -22,11 +22,14 @@ class ForwardBatch:
     rows, seq_lens_device: [sequences]
     query_starts: [sequences + 1], the first token of each sequence in the step
     page_table: [max rows, max context] int32
-    plan: what the attention backend's `plan_host` returned, int32
+    plan: the words that the attention backend's `plan_host` returned, int32
 
     On the host:
     seq_lens, query_lens: [sequences] int32; `query_lens` is 1 for a decoding one
     num_decodes: how many of the sequences, the first ones, decode
+    shared_lens: [sequences] int32, how many of a sequence's first tokens, of those before this
+        step's, lie in the very slots of the sequence before it; None: none that anyone knows of
+    shares_prefixes: whether the plan makes use of it
     captured: whether a CUDA graph reads the tensors; then the host's arrays say nothing
     """
 
@@ -41,4 +44,6 @@ class ForwardBatch:
     query_lens: np.ndarray
     num_decodes: int
     plan: torch.Tensor | None = None
+    shared_lens: np.ndarray | None = None
+    shares_prefixes: bool = False
     captured: bool = False

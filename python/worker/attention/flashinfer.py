@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..kernels.page_indices import page_indices
-from .base import AttentionBackend, AttentionSpec, UnsupportedAttention
+from .base import AttentionBackend, AttentionSpec, HostPlan, UnsupportedAttention
 from .batch import ForwardBatch
 
 _WORKSPACE_BYTES = 384 << 20  # partial results of split sequences
@@ -102,12 +102,17 @@ class FlashInferBackend(AttentionBackend):
                 self._workspace, "NHD", backend=self._prefill_kernels
             )
 
-    def plan_size(self, max_sequences: int) -> int:
+    def plan_size(self, max_sequences: int, shares_prefixes: bool = False) -> int:
         return len(self._windows) * (max_sequences + 1)
 
     def plan_host(
-        self, seq_lens: np.ndarray, query_lens: np.ndarray, num_decodes: int, padded: int
-    ) -> np.ndarray:
+        self,
+        seq_lens: np.ndarray,
+        query_lens: np.ndarray,
+        num_decodes: int,
+        padded: int,
+        shared_lens: np.ndarray | None = None,
+    ) -> HostPlan:
         """Where each sequence's part of the page indices starts: [windows, sequences + 1].
 
         Of a sequence, the tokens that the window of its first query in the step sees are read.
@@ -121,7 +126,7 @@ class FlashInferBackend(AttentionBackend):
                 np.minimum(seq_lens, visible, out=row[: len(seq_lens)])
         self._starts = np.zeros((len(self._windows), sequences + 1), dtype=np.int32)
         np.cumsum(counts, axis=1, out=self._starts[:, 1:])
-        return self._starts.reshape(-1)
+        return HostPlan(self._starts.reshape(-1))
 
     def plan(self, batch: ForwardBatch) -> None:
         assert batch.plan is not None

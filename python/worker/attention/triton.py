@@ -29,7 +29,7 @@ from ..kernels.extend_attention import (
     plan_extend,
 )
 from . import fresh_prefill
-from .base import AttentionBackend, AttentionSpec, UnsupportedAttention, current_batch
+from .base import AttentionBackend, AttentionSpec, HostPlan, UnsupportedAttention, current_batch
 from .batch import ForwardBatch
 
 
@@ -95,13 +95,20 @@ class TritonBackend(AttentionBackend):
                     f"{spec.head_dim}; use torch_native"
                 )
 
-    def plan_size(self, max_sequences: int) -> int:
+    def plan_size(self, max_sequences: int, shares_prefixes: bool = False) -> int:
         return max_items(max_sequences, self._split_target) * WORDS_PER_ITEM
 
     def plan_host(
-        self, seq_lens: np.ndarray, query_lens: np.ndarray, num_decodes: int, padded: int
-    ) -> np.ndarray | None:
-        return plan_decode(seq_lens[:num_decodes], padded, self._split_target) if padded else None
+        self,
+        seq_lens: np.ndarray,
+        query_lens: np.ndarray,
+        num_decodes: int,
+        padded: int,
+        shared_lens: np.ndarray | None = None,
+    ) -> HostPlan | None:
+        if not padded:
+            return None
+        return HostPlan(plan_decode(seq_lens[:num_decodes], padded, self._split_target))
 
     def plan(self, batch: ForwardBatch) -> None:
         decodes_only = batch.num_decodes == len(batch.seq_lens)

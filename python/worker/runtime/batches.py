@@ -74,7 +74,11 @@ class BatchBuilder:
         starts = np.zeros(len(step.rows) + 1, dtype=np.int32)
         np.cumsum(step.query_lens, out=starts[1:])
         plan = self._backend.plan_host(
-            step.seq_lens, step.query_lens, step.num_decodes, padded=step.num_decodes
+            step.seq_lens,
+            step.query_lens,
+            step.num_decodes,
+            padded=step.num_decodes,
+            shared_lens=step.shared_lens,
         )
         uploaded = self._upload(
             [
@@ -87,7 +91,7 @@ class BatchBuilder:
                 starts[1:][step.sampled] - 1,
                 step.rows[step.sampled],
                 step.seq_lens[step.sampled],
-                np.empty(0, dtype=np.int32) if plan is None else plan,
+                np.empty(0, dtype=np.int32) if plan is None else plan.words,
                 step.table_indices,
                 step.table_slots,
             ]
@@ -111,6 +115,8 @@ class BatchBuilder:
             query_lens=step.query_lens,
             num_decodes=decodes,
             plan=None if plan is None else plan_words,
+            shared_lens=step.shared_lens,
+            shares_prefixes=plan is not None and plan.shares_prefixes,
         )
         self._backend.plan(batch)
         return batch, logit_rows, sampled_rows, sampled_lens

@@ -104,8 +104,8 @@ class DecodeGraphs:
         plan = self._backend.plan_host(seq_lens, np.ones_like(seq_lens), count, padded=size)
         if plan is not None:
             assert batch.plan is not None
-            assert len(plan) <= len(batch.plan)
-            arrays.append(plan)
+            assert len(plan.words) <= len(batch.plan)
+            arrays.append(plan.words)
         self._uploader.upload(arrays, into=self._inputs)
 
     def _capture(self, forward: Forward, size: int, pool: Any, *, warm_up: bool) -> _Graph:

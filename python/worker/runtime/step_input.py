@@ -20,6 +20,7 @@ class StepInput:
     prompt_ids: [tokens of the chunks]; the decodes' tokens are those that the device sampled last
         for their rows
     out_slots: [tokens], where the keys and values of this step go
+    shared_lens: [sequences], see `ForwardBatch`
     sampled: [sampled], ascending indices of the sequences that get a token
     sampling: how tokens are chosen for those of `sampled` that get their first one in this row
     table_indices, table_slots: [n], entries of the flattened page table that changed since the last
@@ -34,6 +35,7 @@ class StepInput:
     out_slots: np.ndarray
     sampled: np.ndarray
     sampling: Sequence[SamplingRow] = ()
+    shared_lens: np.ndarray | None = None
     table_indices: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     table_slots: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 

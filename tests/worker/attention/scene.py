@@ -65,11 +65,17 @@ class Scene:
         backend = backend_type([k_cache], [v_cache])
         backend.prepare([self.spec], dtype)
         decodes = self.batch.num_decodes
-        words = backend.plan_host(
-            self.batch.seq_lens, self.batch.query_lens, decodes, padded=decodes
+        planned = backend.plan_host(
+            self.batch.seq_lens,
+            self.batch.query_lens,
+            decodes,
+            padded=decodes,
+            shared_lens=self.batch.shared_lens,
         )
-        plan = None if words is None else torch.from_numpy(words)
-        batch = replace(self.batch, plan=plan)
+        batch = self.batch
+        if planned is not None:
+            words = torch.from_numpy(planned.words)
+            batch = replace(batch, plan=words, shares_prefixes=planned.shares_prefixes)
         backend.plan(batch)
         new = [
             (k[before:], v[before:])

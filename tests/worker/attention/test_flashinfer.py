@@ -129,8 +129,8 @@ class Captured:
         self.batch.rows[:count] = rows
         self.batch.seq_lens_device.fill_(1)
         self.batch.seq_lens_device[:count] = torch.from_numpy(seq_lens)
-        words = self.backend.plan_host(seq_lens, np.ones_like(seq_lens), count, padded=size)
-        self.batch.plan.copy_(torch.from_numpy(words))
+        planned = self.backend.plan_host(seq_lens, np.ones_like(seq_lens), count, padded=size)
+        self.batch.plan.copy_(torch.from_numpy(planned.words))
         self.backend.plan(self.batch)
 
     def attend(self, q: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
@@ -175,7 +175,7 @@ def test_layers_that_agree_share_a_plan(backend):
     flashinfer.prepare(specs, torch.float32)
     assert len(flashinfer._chunks) == 2
     lengths = np.array([20, 3], dtype=np.int32)
-    starts = flashinfer.plan_host(lengths, np.ones_like(lengths), 2, padded=4)
+    starts = flashinfer.plan_host(lengths, np.ones_like(lengths), 2, padded=4).words
     assert starts.tolist() == [0, 20, 23, 24, 25, 0, 8, 11, 12, 13]
     assert len(starts) == flashinfer.plan_size(4)
 

@@ -62,7 +62,7 @@ def test_the_plan_of_a_padded_batch_has_the_size_that_graphs_were_promised(decod
     lengths = np.full(decodes, 3000, dtype=np.int32)
     plan = backend.plan_host(lengths, np.ones_like(lengths), decodes, padded=8)
     assert plan is not None
-    assert len(plan) == backend.plan_size(8)
+    assert len(plan.words) == backend.plan_size(8)
 
 
 def test_heads_that_the_copy_engine_cannot_read_are_refused():
