@@ -86,7 +86,8 @@ def _cells(measured: dict[str, EngineFigure]) -> list[str]:
         cells["ours"] = _number(ours.median)
         cells["spread"] = f"{_number(min(ours.runs))} - {_number(max(ours.runs))}"
     if published:
-        cells |= {peer: f"({_number(getattr(published, peer))})" for peer in PEERS}
+        theirs = {peer: getattr(published, peer) for peer in PEERS}
+        cells |= {peer: f"({_number(speed)})" for peer, speed in theirs.items() if speed}
         cells["reach"] = _number(published.reach)
         cells["limit"] = _number(published.limit) if published.limit else ""
     if published and ours:

@@ -18,7 +18,7 @@ import numpy as np
 
 from .engines import ENGINES, OfflineEngine, Radixfleet
 from .models import vocab_size
-from .workloads import WORKLOADS, Sizes, Workload, seconds
+from .workloads import WORKLOADS, Sizes, Workload
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,10 @@ def measure(engine: OfflineEngine, workload: Workload, name: str, job: Job) -> M
     if (decodes := DecodeTimes.of(clock.times)) is not None:
         measured.details = {"decode_step_ms": decodes.period, "decode_step_cpu_ms": decodes.cpu}
     if job.trace is not None:
-        from .step_trace import trace_middle
+        from .step_trace import trace_batch
 
-        batch = workload.make(sizes)
         path = Path(job.trace) / f"{Path(job.model).name}-{name}.json.gz"
-        trace_middle(engine, lambda: seconds(engine, batch), path)
+        trace_batch(engine, workload.make(sizes), path)
     return measured
 
 

@@ -13,7 +13,6 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # so that this file can be run as it is
@@ -26,7 +25,7 @@ from benchmarks.engine import options
 from benchmarks.engine.engines import Radixfleet
 from benchmarks.engine.models import vocab_size
 from benchmarks.engine.step_clock import DecodeTimes, StepClock
-from benchmarks.engine.step_trace import trace_middle
+from benchmarks.engine.step_trace import trace_batch
 from benchmarks.engine.workloads import Batch, Sizes, seconds
 from benchmarks.report import machine, write_document
 from worker.config import positive_int
@@ -115,10 +114,10 @@ def _first_tokens(batch: Batch) -> Batch:
 
 
 def _trace(engine: Radixfleet, batch: Batch, folder: Path) -> None:
-    """Steps from the middle of the prefill, and from the middle of the decoding."""
+    """Some steps of the prefill, and some where all requests decode."""
     shape = f"{len(batch.prompts)}x{len(batch.prompts[0])}"
     for name, part in (("prefill", _first_tokens(batch)), ("decode", batch)):
-        trace_middle(engine, partial(seconds, engine, part), folder / f"{name}-{shape}.json.gz")
+        trace_batch(engine, part, folder / f"{name}-{shape}.json.gz")
 
 
 def _show(console: Console, model: str, latencies: Sequence[Latency]) -> None:

@@ -2,130 +2,120 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from worker.messages import TokenChunk
 from worker.scheduler.scheduler import Scheduler
 
 from .engines import Radixfleet
-from .step_clock import StepClock
+from .step_clock import StepClock, StepTime
+from .trace_table import TraceTable
+from .workloads import Batch, seconds
 
 _STEPS = 16
-_WARM_UP = 2
-_ROWS = 20
+_WARM_UP = 1  # steps that the profiler sees and forgets
 _SPAN = "scheduler step"
-_SPANS = (_SPAN, "ProfilerStep")  # of many operations, not operations themselves
-# CUDA calls in which the CPU waits for the device.
-_WAITS = ("cudaEventSynchronize", "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaMemcpy")
 
 
-@dataclass
-class _Window:
-    """Steps [first, first + steps) are recorded; `seconds` is their wall time."""
+def trace_batch(engine: Radixfleet, batch: Batch, path: Path) -> None:
+    """Answer `batch`, from an empty prefix cache, up to the end of some traced steps: write their
+    Chrome trace to `path` (.json.gz) and print a table of it.
 
-    first: int
-    steps: int
-    seconds: float = 0.0
-
-    @classmethod
-    def middle(cls, steps: int) -> _Window:
-        """Of a run of so many steps."""
-        recorded = min(_STEPS, steps)
-        return cls((steps - recorded) // 2, recorded)
-
-
-def trace_middle(engine: Radixfleet, run: Callable[[], Any], path: Path) -> None:
-    """Profile some steps from the middle of `run`, write a Chrome trace to `path` (.json.gz) and
-    print the kernels that took most time. `run` runs twice, from an empty prefix cache.
+    They are the first steps after all prompts are computed; where answers have but one token, the
+    first steps of all.
     """
     engine.clear_prefix_cache()
-    with StepClock(engine.engine.scheduler) as clock:
-        run()
-    engine.clear_prefix_cache()
-    _trace(engine.engine.scheduler, run, path, _Window.middle(len(clock.times)))
+    scheduler = engine.engine.scheduler
+    decodes = max(batch.output_lengths) > 1
+
+    def is_steady(last: StepTime) -> bool:
+        return last.only_decodes and not scheduler.waiting and scheduler.partial is None
+
+    trace = _Trace(scheduler, path, is_steady if decodes else None)
+    try:
+        with trace:
+            seconds(engine, batch)
+    except _TracedEnough:
+        pass
+    if not trace.steps:
+        Console().print(f"{path.name}: too short an answer to be traced")
+        return
+    TraceTable.read(path, trace.steps).show(Console(width=130), path.name)
+    print(f"trace: {path}")
 
 
-def _trace(scheduler: Scheduler, run: Callable[[], Any], path: Path, window: _Window) -> None:
-    activities = [ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(ProfilerActivity.CUDA)
-    warm_up = min(_WARM_UP, window.first)
+class _TracedEnough(Exception):
+    """What is left of the run is of no interest."""
 
-    def report(profiler: profile) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        profiler.export_chrome_trace(str(path))
-        _print_table(profiler, window, path)
 
-    profiler = profile(
-        activities=activities,
-        schedule=schedule(
-            wait=window.first - warm_up, warmup=warm_up, active=window.steps, repeat=1
-        ),
-        on_trace_ready=report,
-        acc_events=True,
-    )
-    step, numbers = scheduler.step, itertools.count()
+class _Trace:
+    """Records steps of `scheduler` within a `with` block; `steps` is how many were recorded.
 
-    def profiled_step() -> list[TokenChunk]:
-        started = time.perf_counter()
+    `begins` is asked after each step whether those from the next one on are wanted; None: all.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, path: Path, begins: Callable[[StepTime], bool] | None
+    ) -> None:
+        self.steps = 0
+        self._path = path
+        self._begins = begins
+        self._scheduler = scheduler
+        self._clock = StepClock(scheduler)
+        self._records = False
+        self._seen = 0  # steps, by the profiler
+        activities = [ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(ProfilerActivity.CUDA)
+        self._profiler = profile(
+            activities=activities,
+            schedule=schedule(wait=0, warmup=_WARM_UP, active=_STEPS, repeat=1),
+            on_trace_ready=self._export,
+            acc_events=True,
+        )
+
+    def __enter__(self) -> _Trace:
+        self._clock.__enter__()
+        self._step, self._scheduler.step = self._scheduler.step, self._recorded_step
+        if self._begins is None:
+            self._start()
+            for _ in range(_WARM_UP):  # there is no step to spare
+                self._profiler.step()
+            self._seen = _WARM_UP
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._clock.__exit__()
+        if self._records:
+            self._profiler.stop()
+
+    def _recorded_step(self) -> list[TokenChunk]:
+        if not self._records:
+            chunks = self._step()
+            assert self._begins is not None
+            if self._begins(self._clock.times[-1]):
+                self._start()
+            return chunks
         with record_function(_SPAN):
-            chunks = step()
-        if 0 <= next(numbers) - window.first < window.steps:
-            window.seconds += time.perf_counter() - started
-        profiler.step()
+            chunks = self._step()
+        self._seen += 1
+        self._profiler.step()
+        if self._seen == _WARM_UP + _STEPS:
+            raise _TracedEnough
         return chunks
 
-    scheduler.step = profiled_step
-    try:
-        with profiler:
-            run()
-    finally:
-        scheduler.step = step
+    def _start(self) -> None:
+        self._records = True
+        self._profiler.start()
 
-
-def _print_table(profiler: profile, window: _Window, path: Path) -> None:
-    events = profiler.key_averages()
-    on_gpu = any(event.device_type == DeviceType.CUDA for event in events)
-    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
-    rows = [
-        (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event)
-        for event in events
-        if event.device_type == kind and not event.key.startswith(_SPANS)
-    ]
-    rows.sort(key=lambda row: row[0], reverse=True)
-    busy = sum(microseconds for microseconds, _ in rows)
-    steps = window.steps
-    busy_share = busy / 1e6 / window.seconds
-    table = Table(
-        "kernel" if on_gpu else "operator",
-        "us a step",
-        "share",
-        "calls a step",
-        title=f"{path.name}: {steps} steps of {1e3 * window.seconds / steps:.3f} ms, "
-        f"{'device' if on_gpu else 'operators'} busy {busy_share:.0%}",
-        title_justify="left",
-    )
-    for microseconds, event in rows[:_ROWS]:
-        table.add_row(
-            event.key[:90],
-            f"{microseconds / steps:.1f}",
-            f"{100 * microseconds / max(busy, 1e-9):.1f} %",
-            f"{event.count / steps:.1f}",
-        )
-    console = Console(width=130)
-    console.print(table)
-    waits = {event.key: event.count / steps for event in events if event.key in _WAITS}
-    shown = ", ".join(f"{name} {count:.1f}" for name, count in waits.items())
-    console.print(f"waits for the device, calls a step: {shown or 'none'}")
-    console.print(f"trace: {path}")
+    def _export(self, profiler: profile) -> None:
+        self.steps = self._seen - _WARM_UP
+        if not self.steps:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(self._path))

@@ -52,10 +52,26 @@ class Sizes:
         prompts = [self.prompt(input_length) for _ in range(count)]
         return Batch(prompts, [self.scaled(output_length)] * count)
 
+    def groups(
+        self, count: int, members: int, *, shared_length: int, own_length: int, output_length: int
+    ) -> Batch:
+        """`count` groups of prompts that begin with the same `shared_length` tokens."""
+        prompts = [
+            prefix + self.prompt(own_length)
+            for prefix in [self.prompt(shared_length) for _ in range(self.scaled(count))]
+            for _ in range(self.scaled(members))
+        ]
+        return Batch(prompts, [self.scaled(output_length)] * len(prompts))
+
 
 def one_request(sizes: Sizes) -> Batch:
     """A short prompt and a long answer."""
     return Batch([sizes.prompt(128)], [sizes.scaled(512)])
+
+
+def eight_requests(sizes: Sizes) -> Batch:
+    """Eight such requests."""
+    return sizes.equal(8, 128, 512)
 
 
 def batch64(sizes: Sizes) -> Batch:
@@ -81,9 +97,7 @@ def mixed(sizes: Sizes) -> Batch:
 
 def shared_prefixes(sizes: Sizes) -> Batch:
     """64 groups of 16 requests: 2048 tokens in common, 128 of one's own."""
-    groups = [sizes.prompt(2048) for _ in range(sizes.scaled(64))]
-    prompts = [prefix + sizes.prompt(128) for prefix in groups for _ in range(sizes.scaled(16))]
-    return Batch(prompts, [sizes.scaled(256)] * len(prompts))
+    return sizes.groups(64, 16, shared_length=2048, own_length=128, output_length=256)
 
 
 # ===== speeds: an engine and a batch, tokens per second =====
@@ -135,6 +149,7 @@ class Workload:
 
 WORKLOADS = {
     "one": Workload("1 request, decode", "output tokens/s", one_request, decode_speed),
+    "eight": Workload("8 requests, decode", "output tokens/s", eight_requests, decode_speed),
     "batch64": Workload(
         "64 x (1024 -> 256)",
         "output tokens/s",

@@ -45,6 +45,7 @@ def batch(name: str, shrink: int = 1) -> Batch:
     ("name", "count", "input_length", "output_length"),
     [
         ("one", 1, 128, 512),
+        ("eight", 8, 128, 512),
         ("batch64", 64, 1024, 256),
         ("prefill", 32, 4096, 1),
         ("shared", 1024, 2176, 256),
