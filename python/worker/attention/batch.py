@@ -23,6 +23,7 @@ class ForwardBatch:
     query_starts: [sequences + 1], the first token of each sequence in the step
     page_table: [max rows, max context] int32
     plan: the words that the attention backend's `plan_host` returned, int32
+    logit_rows: [n], the tokens whose hidden states are wanted, ascending; None: all
 
     On the host:
     seq_lens, query_lens: [sequences] int32; `query_lens` is 1 for a decoding one
@@ -44,6 +45,7 @@ class ForwardBatch:
     query_lens: np.ndarray
     num_decodes: int
     plan: torch.Tensor | None = None
+    logit_rows: torch.Tensor | None = None
     shared_lens: np.ndarray | None = None
     shares_prefixes: bool = False
     captured: bool = False

@@ -40,7 +40,8 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """The hidden states after the final norm: [tokens, hidden].
+        """The hidden states after the final norm of the tokens in the batch's `logit_rows`, or of
+        all: [n, hidden].
 
         input_ids, positions: [tokens], int64 on a CPU, int32 on a GPU
         """

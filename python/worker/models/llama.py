@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..attention.base import AttentionSpec
+from ..attention.base import AttentionSpec, current_batch
 from ..distributed.tensor_parallel import TensorParallel
 from ..layers.activation import silu_and_mul
 from ..layers.attention import Attention
@@ -35,8 +35,9 @@ class LlamaAttention(nn.Module):
             q_share.times(head_dim), config.hidden_size, config.output_bias, parallel
         )
 
-    def forward(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-        return self.o_proj(self.attention(self.qkv_proj(hidden), rotation).flatten(1))
+    def attend(self, hidden: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+        """What `o_proj` takes: the heads side by side, [tokens, num_heads · head_dim]."""
+        return self.attention(self.qkv_proj(hidden), rotation).flatten(1)
 
     def slots(self, name: str) -> Slots:
         yield from self.qkv_proj.slots(name)
@@ -74,10 +75,23 @@ class LlamaLayer(nn.Module):
         self.mlp = LlamaMLP(config, parallel)
 
     def forward(
-        self, hidden: torch.Tensor, residual: torch.Tensor | None, rotation: Rotation
+        self,
+        hidden: torch.Tensor,
+        residual: torch.Tensor | None,
+        rotation: Rotation,
+        wanted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden: [tokens, hidden], what is to be added to `residual`; None if it is all.
+
+        Returns both of the next layer, for the tokens `wanted` [n] only, unless that is None.
+        """
         hidden, stream = self.input_layernorm(hidden, residual)
-        hidden = self.self_attn(hidden, rotation)
+        attended = self.self_attn.attend(hidden, rotation)
+        if wanted is not None:
+            attended, stream = attended.index_select(0, wanted), stream.index_select(0, wanted)
+            if not len(wanted):
+                return stream, stream
+        hidden = self.self_attn.o_proj(attended)
         hidden, stream = self.post_attention_layernorm(hidden, stream)
         return self.mlp(hidden), stream
 
@@ -119,8 +133,11 @@ class LlamaForCausalLM(Decoder):
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         hidden, residual = self.embed_tokens(input_ids), None
         rotation = self.rope(positions)
-        for layer in self._layers:
+        *layers, last = self._layers
+        for layer in layers:
             hidden, residual = layer(hidden, residual, rotation)
+        # The others' part in the last layer ends with their keys and values.
+        hidden, residual = last(hidden, residual, rotation, current_batch().logit_rows)
         hidden, _ = self.norm(hidden, residual)
         return hidden
 

@@ -65,11 +65,9 @@ class BatchBuilder:
         self._next_tokens = next_tokens
         self._uploader = uploader
 
-    def build(
-        self, step: StepInput
-    ) -> tuple[ForwardBatch, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The batch of `step`, planned; which of its hidden states give logits [sampled]; the page
-        table's rows and the lengths of the sequences that these belong to, [sampled] each.
+    def build(self, step: StepInput) -> tuple[ForwardBatch, torch.Tensor, torch.Tensor]:
+        """The batch of `step`, planned; the page table's rows and the lengths of the sequences
+        that get a token, [sampled] each.
         """
         starts = np.zeros(len(step.rows) + 1, dtype=np.int32)
         np.cumsum(step.query_lens, out=starts[1:])
@@ -115,11 +113,12 @@ class BatchBuilder:
             query_lens=step.query_lens,
             num_decodes=decodes,
             plan=None if plan is None else plan_words,
+            logit_rows=None if len(step.sampled) == len(positions) else logit_rows,
             shared_lens=step.shared_lens,
             shares_prefixes=plan is not None and plan.shares_prefixes,
         )
         self._backend.plan(batch)
-        return batch, logit_rows, sampled_rows, sampled_lens
+        return batch, sampled_rows, sampled_lens
 
     def update_page_table(self, indices: torch.Tensor, slots: torch.Tensor) -> None:
         """Write `slots` [n] int32 into the entries `indices` [n] of the flattened page table."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,11 +218,10 @@ class ModelRunner:
                 )
             hidden, rows, seq_lens = self._graphs.replay(step)
         else:
-            batch, logit_rows, rows, seq_lens = self._batches.build(step)
+            batch, rows, seq_lens = self._batches.build(step)
             hidden = self._hidden(batch)
             if not len(step.sampled):  # nothing but chunks that do not end their prompt
                 return _Tokens(rows)
-            hidden = hidden.index_select(0, logit_rows)
         if step.sampling:
             self._sampling.set_rows(step.sampling)
         logits = self.model.compute_logits(hidden)
@@ -231,11 +231,13 @@ class ModelRunner:
     @torch.inference_mode()
     def logits(self, step: StepInput) -> torch.Tensor:
         """Logits [tokens, vocab] float32 after every token of `step`."""
-        batch, *_ = self._batches.build(step)
+        batch = replace(self._batches.build(step)[0], logit_rows=None)
         return self.model.compute_logits(self._hidden(batch)).float()
 
     def _hidden(self, batch: ForwardBatch) -> torch.Tensor:
-        """Write the batch's keys and values; returns [tokens, hidden] after the final norm."""
+        """Write the batch's keys and values; returns the wanted tokens' hidden states after the
+        final norm, [logit rows or tokens, hidden].
+        """
         with forward_context(self._backend, batch):
             return self.model(batch.input_ids, batch.positions)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from worker.attention.base import forward_context
 from worker.models.config import load_model_config
 from worker.models.decoder import Decoder
 from worker.models.registry import build_model
 from worker.runtime.weights import load_weights
 
 from ..checkpoints import FAMILIES, VOCAB_SIZE, hf_logits, hf_reference, make_checkpoint
-from .dense_attention import logits
+from .dense_attention import NO_BATCH, DenseAttention, logits
 
 TOKENS = torch.randint(VOCAB_SIZE, (100,), generator=torch.Generator().manual_seed(1)).tolist()
 
@@ -39,6 +41,23 @@ def test_tokens_one_by_one_give_the_logits_of_all_at_once(family: str, tmp_path:
     at_once = logits(model, TOKENS)
     torch.testing.assert_close(logits(model, TOKENS, step=1), at_once, atol=1e-5, rtol=0)
     torch.testing.assert_close(logits(model, TOKENS, step=17), at_once, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("wanted", [[99], [0, 41, 99], []])
+def test_the_last_layer_ends_with_the_tokens_that_are_wanted(
+    wanted: list[int], tmp_path: Path
+) -> None:
+    model = load(make_checkpoint(tmp_path, "llama3"))
+    expected = logits(model, TOKENS)
+    seen: list[int] = []
+    model.get_submodule("layers")[-1].mlp.register_forward_hook(
+        lambda module, inputs, output: seen.append(len(output))
+    )
+    batch = replace(NO_BATCH, logit_rows=torch.tensor(wanted, dtype=torch.int64))
+    with torch.inference_mode(), forward_context(DenseAttention(), batch):
+        hidden = model(torch.tensor(TOKENS), torch.arange(len(TOKENS)))
+        torch.testing.assert_close(model.compute_logits(hidden), expected[wanted])
+    assert seen == ([len(wanted)] if wanted else [])
 
 
 def test_bfloat16_is_as_close_to_float32_as_hugging_face_is(tmp_path: Path) -> None:
