@@ -1,6 +1,7 @@
 """Latency of one batch at a time: prefill, each decode step, and the CPU's part of it.
 
     python benchmarks/engine/one_batch.py --model llama-3.1-8b --batch-size 1 64 256
+    python benchmarks/engine/one_batch.py --decode-only --batch-size 1 2 4 8 16 64 256
 
 All requests of a batch start at once, with dummy weights and without the prefix cache. The options
 of a worker are taken too (--attention-backend, --disable-overlap-schedule, ...).
@@ -33,31 +34,32 @@ from worker.config import positive_int
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians of one shape of batch. `decode` is None if no two steps only decoded."""
+    """Medians of one shape of batch. `decode` is None if no two steps only decoded; the seconds are
+    None where decode steps alone were measured.
+    """
 
     batch_size: int
     input_length: int
     output_length: int
-    prefill_seconds: float
-    total_seconds: float
     decode: DecodeTimes | None
+    prefill_seconds: float | None = None
+    total_seconds: float | None = None
 
     @property
     def cells(self) -> list[str]:
         """A row of the table."""
         prompts = self.batch_size * self.input_length
         answers = self.batch_size * self.output_length
+        cells = [f"{self.batch_size} x ({self.input_length} -> {self.output_length})"]
         decode = ["", "", ""]
         if self.decode:
             speed = 1e3 * self.batch_size / self.decode.period
             decode = [f"{self.decode.period:.3f}", f"{speed:,.0f}", f"{self.decode.cpu:.3f}"]
-        return [
-            f"{self.batch_size} x ({self.input_length} -> {self.output_length})",
-            f"{1e3 * self.prefill_seconds:.2f}",
-            f"{prompts / self.prefill_seconds:,.0f}",
-            *decode,
-            f"{answers / self.total_seconds:,.0f}",
-        ]
+        cells += decode
+        if self.prefill_seconds is not None and self.total_seconds is not None:
+            cells += [f"{1e3 * self.prefill_seconds:.2f}", f"{prompts / self.prefill_seconds:,.0f}"]
+            cells += [f"{answers / self.total_seconds:,.0f}"]
+        return cells
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,9 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for batch_size in parsed.batch_size:
         for input_length in parsed.input_len:
             batch = sizes.equal(batch_size, input_length, parsed.output_len)
-            latencies.append(measure(engine, batch, parsed.repeats))
+            if parsed.decode_only:
+                latencies.append(measure_decode(engine, batch))
+            else:
+                latencies.append(measure(engine, batch, parsed.repeats))
             if parsed.profile:
-                _trace(engine, batch, Path(parsed.profile))
+                _trace(engine, batch, Path(parsed.profile), decode_only=parsed.decode_only)
     engine.close()
     _show(console, Path(parsed.model).name, latencies)
     if parsed.output:
@@ -88,6 +93,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--input-len", type=positive_int, nargs="+", default=[1024], help="tokens")
     parser.add_argument("--output-len", type=positive_int, default=64, help="tokens, at least 3")
     parser.add_argument("--repeats", type=positive_int, default=3)
+    parser.add_argument(
+        "--decode-only",
+        action="store_true",
+        help="measure nothing but decode steps, in one run of each batch: seconds instead of "
+        "minutes",
+    )
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args(argv)
 
@@ -99,13 +110,23 @@ def measure(engine: Radixfleet, batch: Batch, repeats: int) -> Latency:
     prefills = [seconds(engine, first) for _ in range(repeats)]
     with StepClock(engine.engine.scheduler) as clock:
         totals = [seconds(engine, batch) for _ in range(repeats)]
+    return _latency(batch, clock, statistics.median(prefills), statistics.median(totals))
+
+
+def measure_decode(engine: Radixfleet, batch: Batch) -> Latency:
+    """Steps of one run in which all requests decode."""
+    with StepClock(engine.engine.scheduler) as clock:
+        seconds(engine, batch)
+    return _latency(batch, clock)
+
+
+def _latency(batch: Batch, clock: StepClock, *prefill_and_total: float) -> Latency:
     return Latency(
-        batch_size=len(batch.prompts),
-        input_length=len(batch.prompts[0]),
-        output_length=batch.output_lengths[0],
-        prefill_seconds=statistics.median(prefills),
-        total_seconds=statistics.median(totals),
-        decode=DecodeTimes.of(clock.times, at_least=len(batch.prompts)),
+        len(batch.prompts),
+        len(batch.prompts[0]),
+        batch.output_lengths[0],
+        DecodeTimes.of(clock.times, at_least=len(batch.prompts)),
+        *prefill_and_total,
     )
 
 
@@ -113,16 +134,18 @@ def _first_tokens(batch: Batch) -> Batch:
     return Batch(batch.prompts, [1] * len(batch.prompts))
 
 
-def _trace(engine: Radixfleet, batch: Batch, folder: Path) -> None:
+def _trace(engine: Radixfleet, batch: Batch, folder: Path, *, decode_only: bool) -> None:
     """Some steps of the prefill, and some where all requests decode."""
     shape = f"{len(batch.prompts)}x{len(batch.prompts[0])}"
-    for name, part in (("prefill", _first_tokens(batch)), ("decode", batch)):
-        trace_batch(engine, part, folder / f"{name}-{shape}.json.gz")
+    if not decode_only:
+        trace_batch(engine, _first_tokens(batch), folder / f"prefill-{shape}.json.gz")
+    trace_batch(engine, batch, folder / f"decode-{shape}.json.gz")
 
 
 def _show(console: Console, model: str, latencies: Sequence[Latency]) -> None:
-    columns = ["prefill ms", "input tokens/s", "decode step ms", "decode tokens/s"]
-    columns += ["CPU ms a decode step", "output tokens/s in all"]
+    columns = ["decode step ms", "decode tokens/s", "CPU ms a decode step"]
+    if any(latency.total_seconds is not None for latency in latencies):
+        columns += ["prefill ms", "input tokens/s", "output tokens/s in all"]
     table = Table("batch", *columns, title=f"{model}, dummy weights", title_justify="left")
     for latency in latencies:
         table.add_row(*latency.cells)

@@ -133,3 +133,12 @@ def test_one_batch_prints_latencies(tmp_path, capsys):
         assert latency["decode"]["cpu"] > 0
         assert latency["total_seconds"] > 0
     assert len(list(tmp_path.glob("*.json.gz"))) == 4
+
+
+def test_one_batch_can_measure_decode_steps_alone(tmp_path, capsys):
+    arguments = ["--batch-size", "2", "--input-len", "16", "--output-len", "8", "--decode-only"]
+    one_batch.main([*TINY, *arguments, "--profile", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "2 x (16 -> 8)" in printed
+    assert "prefill" not in printed
+    assert [path.name for path in tmp_path.glob("*.json.gz")] == ["decode-2x16.json.gz"]
