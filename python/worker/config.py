@@ -235,6 +235,12 @@ class ServerArgs:
         choices=("torch_native", "triton", "flashinfer", "flashinfer_fa3"),
         shown_default="torch_native on CPU, triton on GPU",
     )
+    disable_prefix_sharing: bool = _option(
+        RUNTIME,
+        False,
+        "Read a prefix that running requests share once for each of them, not once for all. For "
+        "debugging.",
+    )
     disable_overlap_schedule: bool = _option(
         RUNTIME,
         False,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .radix_cache import Match, Node, RadixCache
+from .radix_cache import Match, Node, RadixCache, lowest_common_depth
 from .slot_allocator import SlotAllocator
 
 _NOTHING = np.empty(0, dtype=np.int32)
@@ -33,6 +33,15 @@ class Sequence:
     def held(self) -> int:
         """Tokens' worth of slots that belong to this sequence alone."""
         return self.allocated - self.cached
+
+    @property
+    def slot_order(self) -> tuple[int, ...]:
+        """A sorting key that puts sequences with the same cached prefix side by side."""
+        return self.node.slot_order
+
+    def shared_length(self, other: Sequence) -> int:
+        """How many first tokens of both lie in the very same slots."""
+        return lowest_common_depth(self.node, self.cached, other.node, other.cached)
 
 
 class KVCache:

@@ -40,6 +40,30 @@ class Node:
     def __len__(self) -> int:
         return len(self.key)
 
+    @property
+    def slot_order(self) -> tuple[int, ...]:
+        """A sorting key: nodes stand in the lexicographic order of all slots from the root on.
+
+        No two children of a node begin with the same slot, so the first of each node decide. Keys
+        of different times do not compare: a split makes them longer.
+        """
+        first_slots = []
+        node = self
+        while node.parent is not None:
+            first_slots.append(node.slots.item(0))
+            node = node.parent
+        return tuple(reversed(first_slots))
+
+
+def lowest_common_depth(a: Node, a_depth: int, b: Node, b_depth: int) -> int:
+    """Where the ways from the root to `a` and to `b` part; depths are in tokens from the root."""
+    while a is not b:
+        if a_depth < b_depth:
+            a, a_depth, b, b_depth = b, b_depth, a, a_depth
+        assert a.parent is not None, "both are in one tree"
+        a, a_depth = a.parent, a_depth - len(a)
+    return a_depth
+
 
 @dataclass(frozen=True)
 class Match:

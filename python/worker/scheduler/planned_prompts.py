@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..cache.kv_cache import KVCache
-from ..cache.radix_cache import common_prefix_length
-from .request import Request
+from .request import START_TOKENS, Request
 from .step import PrefillChunk
 
 # A waiting request whose prompt shares at least this many more tokens with a prompt that is just
 # being computed than with the cache waits for that prompt instead of computing the same again.
-WAIT_FOR_SHARED_TOKENS = 32
+WAIT_FOR_SHARED_TOKENS = START_TOKENS
 
 
 class PlannedPrompts:
-    """The prompts of a step that is being planned, found by their first tokens."""
+    """The prompts of which a step that is being planned computes a chunk, found by their start.
+
+    Of a prompt in several chunks all counts: the next steps compute what this one does not.
+    """
 
     def __init__(self, cache: KVCache, planned: list[PrefillChunk]) -> None:
         self._cache = cache
-        self._by_start: dict[bytes, list[np.ndarray]] = {}
+        self._by_start: dict[bytes, list[bytes]] = {}
         for chunk in planned:
-            self.add(chunk)
+            self.add(chunk.request)
 
-    def add(self, chunk: PrefillChunk) -> None:
-        text = chunk.request.text[: chunk.end]
-        self._by_start.setdefault(_start_of(text), []).append(text)
+    def add(self, request: Request) -> None:
+        """A chunk of `request` is planned."""
+        self._by_start.setdefault(request.start, []).append(request.text.tobytes())
 
     def will_give_more(self, request: Request) -> bool:
         """Whether one of them will give `request` much more than the cache has."""
-        text = request.text
-        similar = self._by_start.get(_start_of(text))
+        similar = self._by_start.get(request.start)
         if self._cache.disabled or similar is None:
             return False
-        shared = max(common_prefix_length(text, planned) for planned in similar)
-        return shared - self._cache.match_length(text) >= WAIT_FOR_SHARED_TOKENS
-
-
-def _start_of(text: np.ndarray) -> bytes:
-    return text[:WAIT_FOR_SHARED_TOKENS].tobytes()
+        text, page = request.text, self._cache.page_size
+        cached = self._cache.match_length(text)
+        more = -(-WAIT_FOR_SHARED_TOKENS // page) * page
+        if len(text) < cached + more:
+            return False
+        known, wanted = text[:cached].tobytes(), text[cached : cached + more].tobytes()
+        # What is wanted comes first: prompts that differ mostly differ there.
+        return any(
+            planned.startswith(wanted, len(known)) and planned.startswith(known)
+            for planned in similar
+        )

@@ -9,6 +9,9 @@ import numpy as np
 from ..cache.kv_cache import Sequence
 from ..messages import FinishReason, SamplingParams, TokenChunk
 
+# Prompts that agree in so many first tokens are taken for similar.
+START_TOKENS = 32
+
 
 @dataclass(eq=False)
 class Request:
@@ -16,9 +19,10 @@ class Request:
 
     `tokens[:length]` is the text so far; its first `prompt_length` tokens are the prompt, and its
     last `pending` tokens are still being computed: the device knows them, the host does not.
-    It ends at `max_length` tokens. `sequence` is None while the request waits. `cached_tokens` is
-    what the prompt found in the cache when it was first admitted. `passed_over` counts the steps in
-    which a request that came later was admitted before it.
+    It ends at `max_length` tokens. `start` are the first START_TOKENS tokens of the prompt, as
+    bytes. `sequence` is None while the request waits. `cached_tokens` is what the prompt found in
+    the cache when it was first admitted. `passed_over` counts the steps in which a request that
+    came later was admitted before it.
     """
 
     rid: str
@@ -29,6 +33,7 @@ class Request:
     seed: int
     stream_interval: int
     tokens: np.ndarray = field(repr=False)
+    start: bytes = field(repr=False)
     length: int
     max_length: int
     pending: int = 0
@@ -65,6 +70,7 @@ class Request:
             seed=seed,
             stream_interval=stream_interval,
             tokens=tokens,
+            start=tokens[: min(len(prompt), START_TOKENS)].tobytes(),
             length=len(prompt),
             max_length=len(tokens),
         )

@@ -17,7 +17,9 @@ from ..runtime.step_input import PendingTokens
 from .admission import RESERVE_LIMIT, NewTokenEstimate
 from .planned_prompts import PlannedPrompts
 from .policy import POLICIES
+from .prefix_order import NOBODY, PrefixOrder
 from .request import Request
+from .running import RunningRequests
 from .step import PrefillChunk, Step, sequence_of
 
 logger = logging.getLogger(__name__)
@@ -30,9 +32,6 @@ ADMISSION_REST_STEPS = 8
 # more of them waiting, large chunks bring more requests on their way than they hold up.
 CONSIDERATE_SHARE = 4
 
-# Tokens by whose slots running requests are ordered.
-_PREFIX_SAMPLES = (4096, 1024, 256, 64, 0)
-
 # After so many failed steps in a row the device is taken for broken, and the process ends.
 FAILED_STEPS_LIMIT = 3
 
@@ -42,7 +41,8 @@ class SchedulerOptions:
     """What the scheduler is told at its start; names as in `ServerArgs`. Sizes are in tokens.
 
     `considerate_chunk_size` is the chunk while far more requests decode than wait for prefill:
-    every one of them waits for it. None: as large as always.
+    every one of them waits for it. None: as large as always. With `prefix_sharing` a step says what
+    its sequences share.
     """
 
     context_length: int
@@ -57,6 +57,7 @@ class SchedulerOptions:
     tp_size: int
     eos_token_ids: tuple[int, ...]
     overlap: bool = False
+    prefix_sharing: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,11 @@ class Scheduler:
         self.cache = cache
         self.options = options
         self.waiting: list[Request] = []  # by arrival
-        self.running: list[Request] = []
+        self.running = RunningRequests()
         self.partial: Request | None = None
         self.counters = Counters()
         self._launch = launch
+        self._shares_prefixes = options.prefix_sharing and not cache.disabled
         self._flight: _Flight | None = None
         self._chunks: list[TokenChunk] = []
         self._requests: dict[str, Request] = {}
@@ -109,7 +111,6 @@ class Scheduler:
         self._prefilled_last = False
         self._failed_steps = 0
         self._admission_rests = 0
-        self._unordered = False
 
     # ===== requests come and go =====
 
@@ -180,37 +181,41 @@ class Scheduler:
         decodes = self._decodes()
         if self._admission_rests > 0:
             self._admission_rests -= 1
-        if not (self._prefilled_last and decodes) and self._wants_prefill():
+        if not (self._prefilled_last and decodes.requests) and self._wants_prefill():
             prefills = self._plan_prefill()
             if prefills:
                 mixed = self.options.enable_mixed_chunk
                 self._prefilled_last = not mixed
-                return Step([r for r in decodes if self._grow(r)] if mixed else [], prefills)
+                if not mixed:
+                    return self._step(NOBODY, prefills)
+                return self._step(decodes.only([self._grow(r) for r in decodes.requests]), prefills)
         self._prefilled_last = False
         decodes = self._make_room(decodes)
-        if decodes:
-            return Step(decodes, [])
+        if decodes.requests:
+            return self._step(decodes, [])
         if not self._requests:
             self._estimate.when_idle()
             self.cache.check()
         return None
 
-    def _decodes(self) -> list[Request]:
-        """Running requests that want another token than the pending ones.
+    def _decodes(self) -> PrefixOrder:
+        """Running requests that want another token than the pending ones."""
+        running = self.running.in_prefix_order()
+        return running.only([r.length < r.max_length for r in running.requests])
 
-        Those that share a prefix stand together, so that attention finds it in the GPU's cache.
-        """
-        if self._unordered:
-            self.running = self._by_prefix(self.running)
-            self._unordered = False
-        return [request for request in self.running if request.length < request.max_length]
-
-    def _by_prefix(self, requests: list[Request]) -> list[Request]:
-        """Ordered by the slots of some of their tokens: a shared prefix has the same ones."""
-        rows = np.array([sequence_of(request).row for request in requests], dtype=np.int32)
-        columns = [i for i in _PREFIX_SAMPLES if i < self.cache.table.shape[1]]
-        order = np.lexsort(self.cache.table[rows[:, None], columns].T)
-        return [requests[i] for i in order.tolist()]
+    def _step(self, decodes: PrefixOrder, prefills: list[PrefillChunk]) -> Step:
+        """A step in which both kinds stand in the order of their slots."""
+        if not self._shares_prefixes:
+            return Step(decodes.requests, prefills)
+        if not prefills:
+            return Step(decodes.requests, [], decodes.shared_lens)
+        chunks = {chunk.request: chunk for chunk in prefills}
+        order = PrefixOrder.of(chunks)
+        return Step(
+            decodes.requests,
+            [chunks[request] for request in order.requests],
+            np.concatenate((decodes.shared_lens, order.shared_lens)),
+        )
 
     # ===== does it fit? =====
 
@@ -247,7 +252,7 @@ class Scheduler:
         """Add waiting requests to `planned` while tokens, memory and places last."""
         prompts = PlannedPrompts(self.cache, planned)
         admitted: list[Request] = []
-        for request in self._policy(self.waiting, self.cache):
+        for request in self._policy(self.waiting, self.running, self.cache):
             if budget <= 0:
                 break
             full = len(self.running) >= self.options.max_running_requests
@@ -275,7 +280,7 @@ class Scheduler:
             self._count_admission(request, len(match))
             self._place(chunk)
             planned.append(chunk)
-            prompts.add(chunk)
+            prompts.add(request)
             admitted.append(request)
             budget -= len(chunk)
         if admitted:
@@ -301,8 +306,7 @@ class Scheduler:
     def _place(self, chunk: PrefillChunk) -> None:
         """File the request of a planned chunk under what it will be after the step."""
         if chunk.is_last:
-            self.running.append(chunk.request)
-            self._unordered = True
+            self.running.add(chunk.request)
         else:
             self.partial = chunk.request
 
@@ -312,14 +316,14 @@ class Scheduler:
         length = request.length if length is None else length
         return self.cache.grow(sequence_of(request), length)
 
-    def _make_room(self, decodes: list[Request]) -> list[Request]:
+    def _make_room(self, decodes: PrefixOrder) -> PrefixOrder:
         """Give each of `decodes` a slot for its last token, oldest first; others are retracted.
 
         Returns those that can go on.
         """
-        lengths = np.array([request.length for request in decodes], dtype=np.int32)
-        if self.cache.grow_by_one([sequence_of(request) for request in decodes], lengths):
-            if decodes:
+        lengths = np.array([request.length for request in decodes.requests], dtype=np.int32)
+        if self.cache.grow_by_one([sequence_of(r) for r in decodes.requests], lengths):
+            if decodes.requests:
                 self._estimate.after_decode()
             return decodes
         self._settle()  # requests may turn out to have ended; those that are left hide no token
@@ -329,14 +333,14 @@ class Scheduler:
                 self._retract(self._victim())
                 retracted = True
         if retracted:
-            self._estimate.after_retraction(self.running)
+            self._estimate.after_retraction(list(self.running))
         elif self.running:
             self._estimate.after_decode()
         return self._decodes()
 
     def _victim(self) -> Request:
         """The request that loses least: fewest generated tokens, then the one that came last."""
-        candidates = self.running if self.partial is None else [*self.running, self.partial]
+        candidates = [*self.running] if self.partial is None else [*self.running, self.partial]
         assert len(candidates) > 1, "one request alone always fits"
         return min(candidates, key=lambda request: (request.output_length, -request.arrival))
 

@@ -95,6 +95,7 @@ def _build(
         random_seed=_common_seed(args.random_seed, parallel, device),
         tp_size=args.tp_size,
         overlap=on_gpu and not args.disable_overlap_schedule,
+        prefix_sharing=not args.disable_prefix_sharing,
         eos_token_ids=runner.config.eos_token_ids,
     )
     ready = Ready(

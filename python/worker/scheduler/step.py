@@ -31,10 +31,14 @@ class PrefillChunk:
 
 @dataclass(frozen=True)
 class Step:
-    """Requests that decode their last token, and chunks of prompts. Not both are empty."""
+    """Requests that decode their last token, and chunks of prompts. Not both are empty.
+
+    shared_lens: [decodes + prefills] int32, see `StepInput`
+    """
 
     decodes: list[Request]
     prefills: list[PrefillChunk]
+    shared_lens: np.ndarray | None = None
 
     @property
     def requests(self) -> list[Request]:
@@ -75,6 +79,7 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
         out_slots=_concatenated(slots),
         sampled=np.array([*range(decodes), *last], dtype=np.int32),
         sampling=[_sampling_row(c.request) for c in step.prefills if c.is_last],
+        shared_lens=step.shared_lens,
         table_indices=indices,
         table_slots=changed,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 
 from worker.cache.kv_cache import KVCache
+from worker.cache.radix_cache import common_prefix_length
 from worker.messages import GenerateRequest, SamplingParams, TokenChunk
+from worker.runtime.step_input import StepInput
 from worker.scheduler.scheduler import Scheduler, SchedulerOptions
 from worker.scheduler.step import Step, step_input
 
@@ -64,6 +67,7 @@ class FakeEngine:
             "tp_size": 1,
             "eos_token_ids": (),
             "overlap": FakeEngine.overlap,
+            "prefix_sharing": True,
         }
         self.options = SchedulerOptions(**(defaults | options))
         self.cache = KVCache(
@@ -97,6 +101,7 @@ class FakeEngine:
         places = given.rows[decodes], given.seq_lens[decodes] - 1
         self.table[places] = given.out_slots[decodes]
         self.cache.forget_table_changes()
+        self._check_shared_lens(given)
         requests = step.decodes + [chunk.request for chunk in step.prefills]
         sampled = []
         for i, (row, length) in enumerate(zip(given.rows, given.seq_lens, strict=True)):
@@ -110,6 +115,22 @@ class FakeEngine:
                 sampled.append(int(self.next_tokens[row]))
         self.computed_tokens += len(given.out_slots)
         return FakeTokens(sampled)
+
+    def _check_shared_lens(self, given: StepInput) -> None:
+        """They are what the page table says; whoever shares more stands no further away."""
+        wanted = self.options.prefix_sharing and not self.cache.disabled
+        assert (given.shared_lens is not None) == wanted
+        if given.shared_lens is None:
+            return
+        assert given.shared_lens.dtype == np.int32
+        before = given.seq_lens - given.query_lens
+        slots = [self.table[row, :n] for row, n in zip(given.rows, before, strict=True)]
+        decodes, chunks = slots[: given.num_decodes], slots[given.num_decodes :]
+        shared = np.split(given.shared_lens, [given.num_decodes])
+        for sequences, lens in zip((decodes, chunks), shared, strict=True):
+            for i, j in itertools.combinations(range(len(sequences)), 2):
+                assert common_prefix_length(sequences[i], sequences[j]) == lens[i + 1 : j + 1].min()
+            assert not lens[:1].any()
 
     def add(
         self,

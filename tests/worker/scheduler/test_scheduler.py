@@ -37,6 +37,7 @@ def prompts(count: int, *, seed: int = 0, low: int = 1, high: int = 60) -> list[
         {"total_tokens": 128, "page_size": 4, "chunked_prefill_size": 10},
         {"total_tokens": 128, "disable_radix_cache": True, "enable_mixed_chunk": True},
         {"max_running_requests": 1},
+        {"prefix_sharing": False},
     ],
 )
 def test_every_request_gets_its_own_answer(options):
@@ -68,6 +69,64 @@ def test_a_shared_prefix_is_computed_once():
     engine.run()
     assert engine.computed_tokens <= 60 + 4 * 3
     assert [engine.chunks[f"r{i}"][0].cached_tokens for i in range(4)].count(60) == 3
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 64])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("count", [8, 150])
+def test_a_prefix_that_takes_several_steps_is_computed_once(count, mixed, page_size):
+    """Also where the queue is too long for ranking, and while a small chunk of it is computed."""
+    engine = FakeEngine(
+        total_tokens=64 * 400,
+        context_length=256,
+        page_size=page_size,
+        max_running_requests=200,
+        chunked_prefill_size=60,
+        enable_mixed_chunk=mixed,
+    )
+    prefix = prompts(1, low=128, high=128)[0]
+    engine.add("before", [0] * 33, max_new_tokens=2)  # leaves a small budget to the first chunk
+    for i in range(count):
+        engine.add(f"r{i}", [*prefix, 100 + i, *[7] * 11], max_new_tokens=1)
+    engine.run()
+    assert engine.computed_tokens == 33 + 1 + 128 + count * 12
+
+
+def test_prompts_wait_for_whole_pages_only():
+    """What lies in a page that another prompt fills otherwise will never be there to be used."""
+    engine = FakeEngine(total_tokens=64 * 20, context_length=256, page_size=64)
+    prefix = prompts(1, low=100, high=100)[0]
+    engine.add("first", [*prefix, 49], max_new_tokens=20)
+    engine.step()
+    for i in range(6):
+        engine.add(f"r{i}", [*prefix, i], max_new_tokens=2)
+    engine.step()
+    engine.step()
+    assert [len(step.prefills) for step in engine.steps if step.prefills] == [1, 6]
+
+
+def test_a_long_queue_is_admitted_by_groups_that_begin_alike():
+    engine = FakeEngine(total_tokens=1 << 14, max_prefill_tokens=128, max_running_requests=200)
+    prefixes = prompts(10, seed=8, low=60, high=60)
+    for i in range(150):
+        engine.add(f"r{i}", [*prefixes[i % 10], 100 + i], max_new_tokens=100)
+    while len(engine.scheduler.running) < 30:
+        engine.step()
+    groups = {int(request.rid[1:]) % 10 for request in engine.scheduler.running}
+    assert groups == {0, 1, 2}
+
+
+def test_a_long_queue_passes_nobody_over_for_ever():
+    engine = FakeEngine(total_tokens=1 << 14, max_running_requests=2)
+    hot = prompts(1, low=40, high=40, seed=3)[0]
+    engine.add("hot", hot, max_new_tokens=80)
+    engine.step()
+    engine.add("cold", [7] * 5, max_new_tokens=1)
+    for i in range(300):
+        engine.add(f"hot{i}", [*hot, 100 + i], max_new_tokens=1)
+    engine.run()
+    order = list(engine.answers)
+    assert 20 < order.index("cold") < 50
 
 
 def test_cached_tokens_are_reported_and_the_last_prompt_token_is_always_computed():
