@@ -96,7 +96,7 @@ class BatchBuilder:
         )
         rows, seq_lens, query_starts, positions, out_slots, prompt_ids = uploaded[:6]
         logit_rows, sampled_rows, sampled_lens, plan_words = uploaded[6:10]
-        self.update_page_table(*uploaded[10:])
+        write_page_table(self._page_table, *uploaded[10:])
         decodes = step.num_decodes
         if decodes and self._uploader is not None:  # on a CPU the table is the host's own
             places = (rows[:decodes], positions[:decodes])
@@ -120,15 +120,16 @@ class BatchBuilder:
         self._backend.plan(batch)
         return batch, sampled_rows, sampled_lens
 
-    def update_page_table(self, indices: torch.Tensor, slots: torch.Tensor) -> None:
-        """Write `slots` [n] int32 into the entries `indices` [n] of the flattened page table."""
-        if len(indices):
-            self._page_table.view(-1).index_put_((indices,), slots)
-
     def _upload(self, arrays: list[np.ndarray]) -> list[torch.Tensor]:
         if self._uploader is not None:
             return self._uploader.upload(arrays)
         return [torch.from_numpy(array.astype(np.int64)) for array in arrays]
+
+
+def write_page_table(page_table: torch.Tensor, indices: torch.Tensor, slots: torch.Tensor) -> None:
+    """Write `slots` [n] int32 into the entries `indices` [n] of the flattened page table."""
+    if len(indices):
+        page_table.view(-1).index_put_((indices,), slots)
 
 
 def _positions(step: StepInput, starts: np.ndarray) -> np.ndarray:

@@ -158,8 +158,13 @@ class ModelRunner:
         self._uploader = None if on_cpu else Uploader(self.device)
         self._batches = BatchBuilder(self._backend, page_table, self.next_tokens, self._uploader)
 
-    def capture_graphs(self, batch_sizes: Sequence[int], progress: Progress) -> None:
-        """Capture decode steps of these sizes, where device and attention backend can."""
+    def capture_graphs(
+        self, batch_sizes: Sequence[int], progress: Progress, *, prefix_sharing: bool = False
+    ) -> None:
+        """Capture decode steps of these sizes, where device and attention backend can.
+
+        With `prefix_sharing`, steps whose `shared_lens` are given are captured, too.
+        """
         if self._uploader is None or not self._backend.supports_graphs or not batch_sizes:
             return
         with torch.inference_mode():
@@ -170,6 +175,7 @@ class ModelRunner:
                 self.next_tokens,
                 self._uploader,
                 batch_sizes=batch_sizes,
+                prefix_sharing=prefix_sharing,
                 spare_row=len(self._page_table) - 1,
                 spare_slot=self.total_tokens,
                 progress=lambda fraction: progress("capturing CUDA graphs", fraction),
@@ -211,11 +217,6 @@ class ModelRunner:
         Steps are computed in the order of their launches.
         """
         if self._graphs is not None and self._graphs.fits(step):
-            if len(step.table_indices):
-                assert self._uploader is not None
-                self._batches.update_page_table(
-                    *self._uploader.upload([step.table_indices, step.table_slots])
-                )
             hidden, rows, seq_lens = self._graphs.replay(step)
         else:
             batch, rows, seq_lens = self._batches.build(step)

@@ -100,7 +100,6 @@ class Scheduler:
         self.partial: Request | None = None
         self.counters = Counters()
         self._launch = launch
-        self._shares_prefixes = options.prefix_sharing and not cache.disabled
         self._flight: _Flight | None = None
         self._chunks: list[TokenChunk] = []
         self._requests: dict[str, Request] = {}
@@ -205,7 +204,7 @@ class Scheduler:
 
     def _step(self, decodes: PrefixOrder, prefills: list[PrefillChunk]) -> Step:
         """A step in which both kinds stand in the order of their slots."""
-        if not self._shares_prefixes:
+        if not self.options.prefix_sharing:
             return Step(decodes.requests, prefills)
         if not prefills:
             return Step(decodes.requests, [], decodes.shared_lens)

@@ -95,7 +95,7 @@ def _build(
         random_seed=_common_seed(args.random_seed, parallel, device),
         tp_size=args.tp_size,
         overlap=on_gpu and not args.disable_overlap_schedule,
-        prefix_sharing=not args.disable_prefix_sharing,
+        prefix_sharing=not (args.disable_prefix_sharing or args.disable_radix_cache),
         eos_token_ids=runner.config.eos_token_ids,
     )
     ready = Ready(
@@ -113,7 +113,9 @@ def _build(
         progress("compiling kernels", 0.0)
     runner.set_page_table(cache.table)
     runner.warm_up(min(options.chunked_prefill_size or options.max_prefill_tokens, context_length))
-    runner.capture_graphs(_graph_batch_sizes(args, max_running), progress)
+    runner.capture_graphs(
+        _graph_batch_sizes(args, max_running), progress, prefix_sharing=options.prefix_sharing
+    )
 
     def launch(step: Step) -> PendingTokens:
         tokens = runner.launch(step_input(step, cache))

@@ -67,7 +67,7 @@ class FakeEngine:
             "tp_size": 1,
             "eos_token_ids": (),
             "overlap": FakeEngine.overlap,
-            "prefix_sharing": True,
+            "prefix_sharing": not disable_radix_cache,
         }
         self.options = SchedulerOptions(**(defaults | options))
         self.cache = KVCache(
@@ -118,8 +118,7 @@ class FakeEngine:
 
     def _check_shared_lens(self, given: StepInput) -> None:
         """They are what the page table says; whoever shares more stands no further away."""
-        wanted = self.options.prefix_sharing and not self.cache.disabled
-        assert (given.shared_lens is not None) == wanted
+        assert (given.shared_lens is not None) == self.options.prefix_sharing
         if given.shared_lens is None:
             return
         assert given.shared_lens.dtype == np.int32

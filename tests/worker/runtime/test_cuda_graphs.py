@@ -1,0 +1,207 @@
+"""Steps find the graph of their size and kind, padded, with a plan made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from worker.attention.base import AttentionBackend, HostPlan
+from worker.attention.batch import ForwardBatch
+from worker.runtime.cuda_graphs import DecodeGraphs, graph_batch_sizes, sharing_batch_sizes
+from worker.runtime.step_input import StepInput
+
+ROWS, COLUMNS = 70, 128
+SPARE_SLOT = 9999
+
+
+class PlanningBackend(AttentionBackend):
+    """Shares prefixes from 3 sequences on, where they have 20 tokens in common.
+
+    A plan's words: for how many sequences it is, with which padding, and what they share.
+    """
+
+    supports_graphs: ClassVar[bool] = True
+    shares_prefixes: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__([], [])
+        self.plans = 0
+
+    def plan_size(self, max_sequences: int, shares_prefixes: bool = False) -> int:
+        return 2 + shares_prefixes * max_sequences
+
+    def plan_host(self, seq_lens, query_lens, num_decodes, padded, shared_lens=None) -> HostPlan:
+        self.plans += 1
+        words = np.array([num_decodes, padded], dtype=np.int32)
+        if shared_lens is None or num_decodes < 3 or shared_lens.max() < 20:
+            return HostPlan(words)
+        return HostPlan(np.concatenate((words, shared_lens)), shares_prefixes=True)
+
+    def attend(self, q, k, v, spec) -> torch.Tensor:
+        raise AssertionError("there are no layers")
+
+
+class CpuUploader:
+    """Stands for `Uploader`, whose memory is a GPU's."""
+
+    def upload(self, arrays: Sequence[np.ndarray], into: torch.Tensor | None = None):
+        host = torch.from_numpy(np.concatenate(arrays).astype(np.int32))
+        if into is None:
+            into = torch.empty_like(host)
+        into[: len(host)] = host
+        return list(into[: len(host)].split([len(array) for array in arrays]))
+
+
+class Recorder:
+    """Stands for CUDA graphs: a replay computes again what was recorded, in the same memory."""
+
+    def __init__(self) -> None:
+        self.warmed_up: list[bool] = []
+
+    def __call__(self, body: Callable[[], torch.Tensor], warm_up: bool):
+        self.warmed_up.append(warm_up)
+        out = body()
+        return lambda: out.copy_(body()), out
+
+
+class Device:
+    """Graphs over a forward pass that shows what it was given."""
+
+    def __init__(self, batch_sizes: Sequence[int], *, prefix_sharing: bool = True) -> None:
+        self.backend, self.recorder = PlanningBackend(), Recorder()
+        self.page_table = torch.zeros((ROWS + 1, COLUMNS), dtype=torch.int32)
+        self.page_table[ROWS] = SPARE_SLOT
+        self.next_tokens = torch.arange(1000, 1001 + ROWS, dtype=torch.int32)
+        self.batches: list[ForwardBatch] = []
+        self.graphs = DecodeGraphs(
+            self._forward,
+            self.backend,
+            self.page_table,
+            self.next_tokens,
+            CpuUploader(),  # pyright: ignore[reportArgumentType]
+            batch_sizes=batch_sizes,
+            prefix_sharing=prefix_sharing,
+            spare_row=ROWS,
+            spare_slot=SPARE_SLOT,
+            record=self.recorder,
+        )
+        self.captured = [(len(batch.rows), batch.shares_prefixes) for batch in self.batches]
+        self.backend.plans = 0
+
+    def _forward(self, batch: ForwardBatch) -> torch.Tensor:
+        """[sequences, 3]: tokens, and the slots of the first token and of this step's."""
+        self.batches.append(batch)
+        table, rows = batch.page_table, batch.rows.long()
+        return torch.stack(
+            (batch.input_ids, table[rows, 0], table[rows, batch.positions.long()]), 1
+        )
+
+    def replay(self, step: StepInput) -> ForwardBatch:
+        """Replays, checks what came out, and returns the graph's batch."""
+        hidden, rows, seq_lens = self.graphs.replay(step)
+        batch = self.batches[-1]
+        assert rows.tolist() == step.rows.tolist()
+        assert seq_lens.tolist() == step.seq_lens.tolist()
+        firsts = self.page_table[rows.long(), 0]
+        expected = (self.next_tokens[rows.long()], firsts, torch.from_numpy(step.out_slots))
+        assert torch.equal(hidden, torch.stack(expected, 1))
+        padding = batch.rows[len(rows) :]
+        assert padding.eq(ROWS).all()
+        assert batch.seq_lens_device[len(rows) :].eq(1).all()
+        assert self.page_table[ROWS].eq(SPARE_SLOT).all()
+        assert batch.plan is not None
+        assert batch.plan[:2].tolist() == [len(rows), len(batch.rows)]
+        if batch.shares_prefixes:
+            assert step.shared_lens is not None
+            assert batch.plan[2 : 2 + len(rows)].tolist() == step.shared_lens.tolist()
+        return batch
+
+
+def decode(count: int, shared: int | None = 0, length: int = 30) -> StepInput:
+    """Each of `count` sequences shares `shared` tokens with the one before it."""
+    rows = np.arange(count, dtype=np.int32)[::-1].copy()
+    lens = np.full(count, shared or 0, dtype=np.int32)
+    lens[:1] = 0
+    return StepInput(
+        rows=rows,
+        seq_lens=np.full(count, length, dtype=np.int32) + rows % 7,
+        query_lens=np.ones(count, dtype=np.int32),
+        num_decodes=count,
+        prompt_ids=np.empty(0, dtype=np.int32),
+        out_slots=100 + rows,
+        sampled=np.arange(count, dtype=np.int32),
+        shared_lens=None if shared is None else lens,
+    )
+
+
+def kind(batch: ForwardBatch) -> tuple[int, bool]:
+    return len(batch.rows), batch.shares_prefixes
+
+
+def test_both_kinds_are_captured_largest_first_and_each_is_warmed_up_once():
+    device = Device([1, 2, 4, 24, 32, 50])
+    assert device.captured == [
+        (50, True), (50, False), (32, True), (32, False), (24, False),
+        (4, True), (4, False), (2, False), (1, False),
+    ]  # fmt: skip
+    assert device.recorder.warmed_up == [True, True] + [False] * 7
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 23, 24, 25, 32, 33, 50])
+def test_a_step_is_padded_to_the_next_size_of_its_kind(count):
+    device = Device([1, 2, 4, 24, 32, 50])
+    plain = min(size for size in (1, 2, 4, 24, 32, 50) if size >= count)
+    sharing = min(size for size in (4, 32, 50) if size >= count)
+    assert kind(device.replay(decode(count))) == (plain, False)
+    assert kind(device.replay(decode(count, shared=None))) == (plain, False)
+    shares = (sharing, True) if count >= 3 else (plain, False)
+    assert kind(device.replay(decode(count, shared=20))) == shares
+    assert kind(device.replay(decode(count, shared=8))) == (plain, False)
+
+
+def test_a_plan_is_made_once_where_little_is_shared_and_where_much_is():
+    device = Device([8, 16])
+    for shared in (None, 0, 20):
+        device.backend.plans = 0
+        device.replay(decode(6, shared, length=40))
+        assert device.backend.plans == 1
+    device.backend.plans = 0
+    device.replay(decode(16, shared=1, length=100))  # more than nothing, but less than counts
+    assert device.backend.plans == 1
+
+
+def test_without_prefix_sharing_there_is_one_kind():
+    device = Device([2, 4, 8], prefix_sharing=False)
+    assert device.captured == [(8, False), (4, False), (2, False)]
+    assert kind(device.replay(decode(5, shared=25))) == (8, False)
+
+
+def test_changes_of_the_page_table_are_there_before_a_replay():
+    device = Device([4])
+    changed = replace(
+        decode(3),
+        table_indices=np.array([0, COLUMNS, 2 * COLUMNS], dtype=np.int32),
+        table_slots=np.array([7, 8, 9], dtype=np.int32),
+    )
+    device.replay(changed)
+    assert device.page_table[:3, 0].tolist() == [7, 8, 9]
+
+
+def test_only_decodes_of_no_more_than_the_largest_size_fit():
+    graphs = Device([2, 4]).graphs
+    assert graphs.fits(decode(4))
+    assert not graphs.fits(decode(5))
+    assert not graphs.fits(replace(decode(2), num_decodes=1))
+
+
+def test_sizes_for_shared_prefixes_are_few_and_hold_the_largest():
+    sizes = sharing_batch_sizes(graph_batch_sizes(512))
+    assert sizes == [2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512]
+    assert sharing_batch_sizes(graph_batch_sizes(900))[-4:] == [640, 768, 896, 900]
+    assert sharing_batch_sizes([1]) == []
+    assert sharing_batch_sizes([1, 3]) == [3]
