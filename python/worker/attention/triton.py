@@ -1,7 +1,8 @@
 """Attention by our own Triton kernels: any mix of decodes and prompt chunks, under CUDA graphs too.
 
-Decodes are one launch, planned on the host and uploaded with the step. Chunks are another, except
-for those that a library's dense kernel computes faster.
+Decodes are one launch, planned on the host and uploaded with the step; where it pays to read the
+prefixes that they share once, another launch before it does. Chunks are one more, except for those
+that a library's dense kernel computes faster.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ from ..kernels.extend_attention import (
     extend_attention,
     plan_extend,
 )
+from ..kernels.prefix_attention import WORDS_PER_SPAN, prefix_attention
 from . import fresh_prefill
 from .base import AttentionBackend, AttentionSpec, HostPlan, UnsupportedAttention, current_batch
 from .batch import ForwardBatch
+from .prefix_sharing import PrefixSharing, SharingLimits
+
+# A launch takes as long as reading so many bytes, with what it keeps from overlapping.
+_LAUNCH_BYTES = 10 << 20
+_SHARED_PARTIALS = 4096
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class TritonBackend(AttentionBackend):
     """NVIDIA GPUs; elsewhere Triton's interpreter, for tests."""
 
     supports_graphs: ClassVar[bool] = True
+    shares_prefixes: ClassVar[bool] = True
 
     def __init__(self, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]) -> None:
         super().__init__(k_cache, v_cache)
@@ -94,9 +102,32 @@ class TritonBackend(AttentionBackend):
                     f"the triton attention backend computes no {dtype} heads of size "
                     f"{spec.head_dim}; use torch_native"
                 )
+        kv_heads, head_dim = self.k_cache[0].shape[1:]
+        itemsize = self.k_cache[0].element_size()
+        groups = [spec.num_heads // spec.num_kv_heads for spec in specs]
+        self._limits = SharingLimits(
+            tile_tokens=min(
+                self._prefix_tile(spec, dtype.itemsize).tokens(group)
+                for spec, group in zip(specs, groups, strict=True)
+            ),
+            partial_keys=4 * max(groups) / itemsize,
+            launch_keys=_LAUNCH_BYTES / (2 * kv_heads * head_dim * itemsize),
+            programs=self._split_target,
+            partials=_SHARED_PARTIALS,
+        )
+        self._sharing = PrefixSharing(self._limits)
 
     def plan_size(self, max_sequences: int, shares_prefixes: bool = False) -> int:
-        return max_items(max_sequences, self._split_target) * WORDS_PER_ITEM
+        return sum(self._plan_sizes(max_sequences, shares_prefixes))
+
+    def _plan_sizes(self, sequences: int, shares_prefixes: bool) -> list[int]:
+        """How many words of a plan are the decode kernel's items, the prefix kernel's, and each
+        sequence's first partial result.
+        """
+        items = max_items(sequences, self._split_target) * WORDS_PER_ITEM
+        if not shares_prefixes:
+            return [items]
+        return [items, self._limits.max_items(sequences) * WORDS_PER_SPAN, sequences]
 
     def plan_host(
         self,
@@ -108,7 +139,36 @@ class TritonBackend(AttentionBackend):
     ) -> HostPlan | None:
         if not padded:
             return None
-        return HostPlan(plan_decode(seq_lens[:num_decodes], padded, self._split_target))
+        seq_lens, target = seq_lens[:num_decodes], self._split_target
+        shared = None
+        if shared_lens is not None:
+            shared = self._sharing.of_decodes(shared_lens[:num_decodes])
+        if shared is None:
+            return HostPlan(plan_decode(seq_lens, padded, target))
+        words = plan_decode(seq_lens, padded, target, shared.lengths, shared.partials)
+        items = words.reshape(-1, WORDS_PER_ITEM)
+        items = items[items[:, 0] >= 0]
+        first_partials = np.empty(padded, dtype=np.int32)
+        first_partials[items[:, 0]] = items[:, 3]
+        span_words = shared.words(self._limits.max_items(padded))
+        return HostPlan(np.concatenate([words, span_words, first_partials]), shares_prefixes=True)
+
+    def keys_read(self, plan: HostPlan, seq_lens: np.ndarray, padded: int) -> int:
+        """How many keys the launches of `plan` read from memory for each KV head.
+
+        plan: `plan_host`'s for the decoding sequences `seq_lens`; tiles of queries that read the
+        same span at the same time count once
+        """
+        if not plan.shares_prefixes:
+            return int(seq_lens.sum())
+        sizes = self._plan_sizes(padded, shares_prefixes=True)
+        items, spans, _ = np.split(plan.words, np.cumsum(sizes)[:-1])
+        items, spans = items.reshape(-1, WORDS_PER_ITEM), spans.reshape(-1, WORDS_PER_SPAN)
+        begins = np.zeros(padded, dtype=np.int32)
+        real = items[items[:, 0] >= 0]
+        begins[real[:, 0]] = real[:, 4]
+        read = np.unique(spans[spans[:, 0] >= 0][:, :3], axis=0)
+        return int((seq_lens - begins[: len(seq_lens)]).sum() + (read[:, 2] - read[:, 1]).sum())
 
     def plan(self, batch: ForwardBatch) -> None:
         decodes_only = batch.num_decodes == len(batch.seq_lens)
@@ -126,15 +186,36 @@ class TritonBackend(AttentionBackend):
         return out
 
     def _decode(self, q: torch.Tensor, out: torch.Tensor, spec: AttentionSpec) -> None:
-        batch, k_cache = current_batch(), self.k_cache[spec.layer_id]
+        batch, workspace = current_batch(), self._workspace(spec)
+        k_cache, v_cache = self.k_cache[spec.layer_id], self.v_cache[spec.layer_id]
         assert batch.plan is not None
+        plan, *shared = batch.plan.split(self._plan_sizes(batch.num_decodes, batch.shares_prefixes))
+        if batch.shares_prefixes:
+            span_plan, first_partials = shared
+            prefix_attention(
+                q,
+                k_cache,
+                v_cache,
+                workspace.outs,
+                workspace.lse,
+                plan=span_plan,
+                first_partials=first_partials,
+                rows=batch.rows,
+                page_table=batch.page_table,
+                positions=batch.positions,
+                tile=self._prefix_tile(spec, q.element_size()),
+                scale=spec.scale,
+                sliding_window=spec.sliding_window,
+                logit_soft_cap=spec.logit_soft_cap,
+            )
         decode_attention(
             q,
             k_cache,
-            self.v_cache[spec.layer_id],
+            v_cache,
             out,
-            plan=batch.plan,
-            workspace=self._workspace(spec),
+            plan=plan,
+            workspace=workspace,
+            shares_prefixes=batch.shares_prefixes,
             tile=DecodeTile.choose(
                 spec.head_dim,
                 k_cache.element_size(),
@@ -181,6 +262,9 @@ class TritonBackend(AttentionBackend):
             **_options(spec),
         )
 
+    def _prefix_tile(self, spec: AttentionSpec, itemsize: int) -> ExtendTile:
+        return ExtendTile.choose(spec.head_dim, itemsize, self._chip.shared_memory)
+
     def _workspace(self, spec: AttentionSpec) -> DecodeWorkspace:
         """Shared by all layers of one shape, which run one after the other."""
         key = (spec.num_heads, spec.head_dim)
@@ -191,6 +275,7 @@ class TritonBackend(AttentionBackend):
                 spec.num_kv_heads,
                 spec.head_dim,
                 self.k_cache[0].device,
+                _SHARED_PARTIALS,
             )
         return self._workspaces[key]
 

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 from .attention_reference import softmax_attention
-from .online_softmax import NO_MAXIMUM, add_sink, attend_block, padded_head
+from .online_softmax import NO_MAXIMUM, add_sink, attend_block, padded_head, take_partials
 
-WORDS_PER_ITEM = 4
+WORDS_PER_ITEM = 6
 _SURPLUS = -1
 # Items are ordered by length, longest first, but only this finely: sequences of similar length keep
 # the batch's order, in which those that share a prefix stand side by side and meet in the L2 cache.
@@ -59,13 +60,11 @@ class DecodeTile:
             tile = replace(tile, num_warps=4, num_stages=4 if itemsize > 1 else 6)
         while tile.num_stages > 2 and tile._shared_bytes(row_bytes) > shared_memory:
             tile = replace(tile, num_stages=tile.num_stages - 1)
-        # With a tile of half the size, all programs of some batches run at once, where a few would
-        # come after the others: 64 sequences of the 8B model take 76 us instead of 83.
+        # Where there are more programs than can run at once, more of them, with a tile of half the
+        # size, gained 3 % on average: 64 sequences of the 8B model take 76 us instead of 83.
         half = replace(tile, block_n=tile.block_n // 2)
-        at_once, halves_at_once = (
-            shared_memory // each._shared_bytes(row_bytes) for each in (tile, half)
-        )
-        return half if at_once < programs_each <= halves_at_once and half.block_n >= 16 else tile
+        at_once = shared_memory // tile._shared_bytes(row_bytes)
+        return half if programs_each > at_once and half.block_n >= 16 else tile
 
     def _shared_bytes(self, row_bytes: int) -> int:
         queries_and_weights = 16 * row_bytes + 4096
@@ -94,22 +93,36 @@ def max_partials(target: int) -> int:
     return 2 * target
 
 
-def plan_decode(seq_lens: np.ndarray, padded: int, target: int) -> np.ndarray:
+def plan_decode(
+    seq_lens: np.ndarray,
+    padded: int,
+    target: int,
+    begins: np.ndarray | None = None,
+    shared_partials: np.ndarray | None = None,
+) -> np.ndarray:
     """The work list of a step: items of about equal length, the longest first.
 
     seq_lens: [sequences] int32, all positive; rows from there up to `padded` get an item each, for
         what their length on the device says
+    begins, shared_partials: [sequences] int32, where prefixes are shared: the first key that is not
+        the prefix kernel's, and how many partial results that one leaves for the sequence
     Returns [max_items(padded, target) * WORDS_PER_ITEM] int32. An item is (sequence, part, parts,
-    index of the sequence's first partial result); surplus items have the sequence -1.
+    index of the sequence's first partial result, first key, shared partials); surplus items have
+    the sequence -1. A sequence's shared partial results lie before those of its own parts.
     """
-    blocks = -(-seq_lens // _BLOCK)
-    item_blocks = np.rint(np.sqrt(seq_lens * _MERGE_COST_TOKENS) / _BLOCK).astype(np.int32)
+    sequences = len(seq_lens)
+    shared = np.zeros((padded, 2), dtype=np.int32)
+    if begins is not None and shared_partials is not None:
+        shared[:sequences, 0], shared[:sequences, 1] = begins, shared_partials
+    lengths = seq_lens - shared[:sequences, 0]
+    blocks = -(-lengths // _BLOCK)
+    item_blocks = np.rint(np.sqrt(lengths * _MERGE_COST_TOKENS) / _BLOCK).astype(np.int32)
     item_blocks = np.maximum(item_blocks, max(1, -(-int(blocks.sum()) // target)))
     parts = np.ones(padded, dtype=np.int32)
-    parts[: len(seq_lens)] = np.where(blocks > 2, -(-blocks // item_blocks), 1)
+    parts[:sequences] = np.where(blocks > 2, -(-blocks // item_blocks), 1)
     length = np.zeros(padded, dtype=np.int32)
-    length[: len(seq_lens)] = -(-blocks // parts[: len(seq_lens)])
-    partials = np.where(parts > 1, parts, 0)
+    length[:sequences] = -(-blocks // parts[:sequences])
+    partials = np.where(parts > 1, parts, 0) + shared[:, 1]
     first_partial = np.cumsum(partials) - partials
     length_class = length * _LENGTH_CLASSES // (int(length.max(initial=0)) + 1)
     order = np.argsort(-length_class, kind="stable")
@@ -121,12 +134,13 @@ def plan_decode(seq_lens: np.ndarray, padded: int, target: int) -> np.ndarray:
     items[:, 1] = np.arange(len(sequence)) - np.repeat(ends - parts[order], parts[order])
     items[:, 2] = parts[sequence]
     items[:, 3] = first_partial[sequence]
+    items[:, 4:] = shared[sequence]
     return plan.reshape(-1)
 
 
 @dataclass(frozen=True)
 class DecodeWorkspace:
-    """What parts of one sequence hand to the one that merges them.
+    """What parts of one sequence, and the spans that it shares, hand to the one that merges them.
 
     outs: [partials, heads, head_dim] float32; lse: [partials, heads] float32, log2 of the sum of
     exponentials; arrived: [partials, kv_heads] int32, zero between launches
@@ -138,9 +152,15 @@ class DecodeWorkspace:
 
     @classmethod
     def allocate(
-        cls, target: int, heads: int, kv_heads: int, head_dim: int, device: torch.device
+        cls,
+        target: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        device: torch.device,
+        shared_partials: int = 0,
     ) -> DecodeWorkspace:
-        partials = max_partials(target)
+        partials = max_partials(target) + shared_partials
         return cls(
             torch.empty((partials, heads, head_dim), dtype=torch.float32, device=device),
             torch.empty((partials, heads), dtype=torch.float32, device=device),
@@ -164,6 +184,7 @@ def decode_attention(
     sliding_window: int | None = None,
     logit_soft_cap: float | None = None,
     sinks: torch.Tensor | None = None,
+    shares_prefixes: bool = False,
 ) -> None:
     """Write to `out` what each sequence's one query sees; rows of length 0 become zero.
 
@@ -171,10 +192,12 @@ def decode_attention(
     k_cache, v_cache: [slots, kv_heads, head_dim] contiguous, in q's dtype or an 8-bit float
     plan: `plan_decode`'s words, all of them; rows: [sequences]; page_table: [rows, context] int32
     seq_lens: [sequences] int32, the query's own token included; sinks: [heads] float32
+    shares_prefixes: whether the launch before this one was `prefix_attention`'s, for this plan
     """
     heads, head_dim = q.shape[1:]
     kv_heads = k_cache.shape[1]
     group = heads // kv_heads
+    overlaps = shares_prefixes and q.is_cuda
     head_pad = padded_head(head_dim)
     group_pad = triton.next_power_of_2(group)
     _decode_kernel[(kv_heads * (len(plan) // WORDS_PER_ITEM),)](
@@ -204,8 +227,11 @@ def decode_attention(
         MERGED=_MERGED_AT_ONCE,
         WINDOW=sliding_window,
         SOFT_CAP=logit_soft_cap,
+        SHARES=shares_prefixes,
+        OVERLAPS=overlaps,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        launch_pdl=overlaps,
     )
 
 
@@ -239,17 +265,26 @@ def _decode_kernel(
     MERGED: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    SHARES: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     # KV heads run side by side: together they read whole cache rows.
     kv_head = tl.program_id(0) % KV_HEADS
-    item = plan + tl.program_id(0) // KV_HEADS * 4
+    item = plan + tl.program_id(0) // KV_HEADS * 6
     sequence, part = tl.load(item), tl.load(item + 1)
     parts, first_partial = tl.load(item + 2), tl.load(item + 3)
     if sequence < 0:
+        if OVERLAPS:  # the launch after this one takes this one's end for the prefix kernel's
+            gdc_wait()
         return
     seq_len = tl.load(seq_lens + sequence)
     slots_of = page_table + tl.load(rows + sequence).to(tl.int64) * table_stride
-    begin = 0 if WINDOW is None else tl.maximum(seq_len - WINDOW, 0)
+    begin = 0
+    if SHARES:
+        begin = tl.load(item + 4)
+        shared = tl.load(item + 5)
+    if WINDOW is not None:
+        begin = tl.maximum(seq_len - WINDOW, begin)
     blocks = tl.cdiv(seq_len - begin, BLOCK_N)
     start = begin + blocks * part // parts * BLOCK_N
     end = tl.minimum(begin + blocks * (part + 1) // parts * BLOCK_N, seq_len)
@@ -287,8 +322,17 @@ def _decode_kernel(
         )
         token += BLOCK_N
 
+    if OVERLAPS:  # the prefix kernel's results are there
+        gdc_wait()
     out += sequence.to(tl.int64) * out_stride
+    partial_outs += first_partial * (KV_HEADS * GROUP * HEAD_DIM)
+    partial_lse += first_partial * (KV_HEADS * GROUP)
     if parts == 1:
+        if SHARES:
+            acc, maximum, total = take_partials(
+                acc, maximum, total, partial_outs + element, partial_lse + head, shared,
+                in_group, in_group[:, None] & in_head, KV_HEADS * GROUP, HEAD_DIM, AT_ONCE=1,
+            )  # fmt: skip
         if sinks is not None:
             total, rescale = add_sink(maximum, total, sinks, head, in_group)
             acc *= rescale[:, None]
@@ -296,11 +340,14 @@ def _decode_kernel(
         tl.store(out + element, acc.to(out.dtype.element_ty), mask=in_group[:, None] & in_head)
         return
 
+    before = part
+    if SHARES:
+        before += shared
     total = tl.where(total > 0, total, 1.0)  # a part without keys counts by its maximum, not at all
-    lse = partial_lse + (first_partial + part) * (KV_HEADS * GROUP)
+    lse = partial_lse + before * (KV_HEADS * GROUP)
     tl.store(lse + head, maximum + tl.log2(total), mask=in_group)
     acc /= total[:, None]
-    partial = partial_outs + (first_partial + part) * (KV_HEADS * GROUP * HEAD_DIM)
+    partial = partial_outs + before * (KV_HEADS * GROUP * HEAD_DIM)
     tl.store(partial + element, acc, mask=in_group[:, None] & in_head)
     tl.debug_barrier()  # all threads have stored before one of them says so
     counter = arrived + first_partial * KV_HEADS + kv_head
@@ -310,8 +357,7 @@ def _decode_kernel(
             out,
             partial_outs,
             partial_lse,
-            first_partial,
-            parts,
+            before - part + parts,
             kv_head,
             sinks,
             KV_HEADS,
@@ -328,8 +374,7 @@ def _merge_parts(
     out,
     partial_outs,
     partial_lse,
-    first_partial,
-    parts,
+    count,
     kv_head,
     sinks,
     KV_HEADS: tl.constexpr,
@@ -339,7 +384,9 @@ def _merge_parts(
     HEAD_PAD: tl.constexpr,
     MERGED: tl.constexpr,
 ):
-    """Write one KV head's query heads of a sequence: its parts' results, weighted by their sums."""
+    """Write one KV head's query heads of a sequence: its `count` partial results, weighted by their
+    sums.
+    """
     row = tl.arange(0, GROUP_PAD)
     dim = tl.arange(0, HEAD_PAD)
     in_group = row < GROUP
@@ -349,29 +396,10 @@ def _merge_parts(
     maximum = tl.full([GROUP_PAD], NO_MAXIMUM, tl.float32)
     total = tl.zeros([GROUP_PAD], tl.float32)
     acc = tl.zeros([GROUP_PAD, HEAD_PAD], tl.float32)
-    for first in range(0, parts, MERGED):
-        for i in tl.static_range(MERGED):  # unrolled, so that all of its loads are on their way
-            index = first_partial + first + i
-            exists = first + i < parts
-            # Other multiprocessors wrote this: past the L1 cache.
-            lse = tl.load(
-                partial_lse + index * (KV_HEADS * GROUP) + head,
-                mask=in_group & exists,
-                other=-float("inf"),
-                cache_modifier=".cg",
-            )
-            part = tl.load(
-                partial_outs + index * (KV_HEADS * GROUP * HEAD_DIM) + element,
-                mask=in_row & exists,
-                other=0.0,
-                cache_modifier=".cg",
-            )
-            new_maximum = tl.maximum(maximum, lse)
-            weight = tl.exp2(lse - new_maximum)
-            rescale = tl.exp2(maximum - new_maximum)
-            total = total * rescale + weight
-            acc = acc * rescale[:, None] + part * weight[:, None]
-            maximum = new_maximum
+    acc, maximum, total = take_partials(
+        acc, maximum, total, partial_outs + element, partial_lse + head, count,
+        in_group, in_row, KV_HEADS * GROUP, HEAD_DIM, MERGED,
+    )  # fmt: skip
     if sinks is not None:
         total, rescale = add_sink(maximum, total, sinks, head, in_group)
         acc *= rescale[:, None]

@@ -22,7 +22,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .attention_reference import softmax_attention
-from .online_softmax import NO_MAXIMUM, add_sink, attend_block, padded_head
+from .online_softmax import NO_MAXIMUM, add_sink, attend_block, attend_span, padded_head
 
 WORDS_PER_TILE = 2
 # A head takes a multiple of so many bytes: the copy engine reads nothing that is aligned less.
@@ -231,7 +231,7 @@ def _extend_kernel(
     if WINDOW is not None:
         seen_from = tl.minimum(tl.maximum(prefix + first - (WINDOW - 1), 0), prefix)
         own_from = tl.maximum(first - (WINDOW - 1), 0)
-    acc, maximum, total = _attend_masked(
+    acc, maximum, total = attend_span(
         queries, acc, maximum, total, k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM,
         slots_of, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, seen_from, prefix, prefix + query,
         scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP,
@@ -246,7 +246,7 @@ def _extend_kernel(
             acc, maximum, total = attend_block(
                 queries, keys, values, None, acc, maximum, total, scale, SOFT_CAP
             )
-    acc, maximum, total = _attend_masked(
+    acc, maximum, total = attend_span(
         queries, acc, maximum, total, k_own, v_own,
         None, k_stride, v_stride, diagonal, end, query,
         scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP,
@@ -261,60 +261,6 @@ def _extend_kernel(
         acc.to(out.dtype.element_ty),
         mask=exists[:, None] & in_head,
     )
-
-
-@triton.jit
-def _attend_masked(
-    queries,
-    acc,
-    maximum,
-    total,
-    k_head,
-    v_head,
-    slots_of,
-    k_stride,
-    v_stride,
-    start,
-    end,
-    query,
-    scale,
-    dim,
-    in_head,
-    PADDED: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SOFT_CAP: tl.constexpr,
-):
-    """Take in the keys [start, end): through `slots_of`, or, where that is None, one after another.
-
-    query: [rows], the last key that each row sees.
-    """
-    # Past the end the last key is read again: nothing foreign, and no mask. Slots are loaded a
-    # block ahead, as in the decode kernel.
-    key = start + tl.arange(0, BLOCK_N)
-    final = tl.maximum(end - 1, 0)
-    at = tl.minimum(key, final)
-    if slots_of is not None:
-        at = tl.load(slots_of + at)
-    for _ in range(start, end, BLOCK_N):
-        k_at = at.to(tl.int64)[:, None] * k_stride + dim[None, :]
-        v_at = at.to(tl.int64)[:, None] * v_stride + dim[None, :]
-        at = tl.minimum(key + BLOCK_N, final)
-        if slots_of is not None:
-            at = tl.load(slots_of + at)
-        if PADDED:
-            keys = tl.load(k_head + k_at, mask=in_head, other=0.0)
-            values = tl.load(v_head + v_at, mask=in_head, other=0.0)
-        else:
-            keys, values = tl.load(k_head + k_at), tl.load(v_head + v_at)
-        visible = key[None, :] <= tl.minimum(query, final)[:, None]
-        if WINDOW is not None:
-            visible &= key[None, :] > (query - WINDOW)[:, None]
-        acc, maximum, total = attend_block(
-            queries, keys, values, visible, acc, maximum, total, scale, SOFT_CAP
-        )
-        key += BLOCK_N
-    return acc, maximum, total
 
 
 def extend_attention_reference(

@@ -3,6 +3,8 @@
 Scores are kept in units of log2, so that `exp2`, which the hardware has, is the only exponential.
 """
 
+# pyright: reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import triton
@@ -59,3 +61,103 @@ def add_sink(maximum, total, sinks, heads, mask):
     new_maximum = tl.maximum(maximum, sink)
     rescale = tl.exp2(maximum - new_maximum)
     return total * rescale + tl.exp2(sink - new_maximum), rescale
+
+
+@triton.jit
+def attend_span(
+    queries,
+    acc,
+    maximum,
+    total,
+    k_head,
+    v_head,
+    slots_of,
+    k_stride,
+    v_stride,
+    start,
+    end,
+    query,
+    scale,
+    dim,
+    in_head,
+    PADDED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+):
+    """Take in the keys [start, end): through `slots_of`, or, where that is None, one after another.
+
+    query: [rows], the last key that each row sees. The rest is as in `attend_block`.
+    """
+    # Past the end the last key is read again: nothing foreign, and no mask. Slots are loaded a
+    # block ahead, as in the decode kernel.
+    key = start + tl.arange(0, BLOCK_N)
+    final = tl.maximum(end - 1, 0)
+    at = tl.minimum(key, final)
+    if slots_of is not None:
+        at = tl.load(slots_of + at)
+    for _ in range(start, end, BLOCK_N):
+        k_at = at.to(tl.int64)[:, None] * k_stride + dim[None, :]
+        v_at = at.to(tl.int64)[:, None] * v_stride + dim[None, :]
+        at = tl.minimum(key + BLOCK_N, final)
+        if slots_of is not None:
+            at = tl.load(slots_of + at)
+        if PADDED:
+            keys = tl.load(k_head + k_at, mask=in_head, other=0.0)
+            values = tl.load(v_head + v_at, mask=in_head, other=0.0)
+        else:
+            keys, values = tl.load(k_head + k_at), tl.load(v_head + v_at)
+        visible = key[None, :] <= tl.minimum(query, final)[:, None]
+        if WINDOW is not None:
+            visible &= key[None, :] > (query - WINDOW)[:, None]
+        acc, maximum, total = attend_block(
+            queries, keys, values, visible, acc, maximum, total, scale, SOFT_CAP
+        )
+        key += BLOCK_N
+    return acc, maximum, total
+
+
+@triton.jit
+def take_partials(
+    acc,
+    maximum,
+    total,
+    outs,
+    lse,
+    count,
+    in_rows,
+    in_elements,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):
+    """Merge `count` partial results into the state, in their order.
+
+    outs, lse: pointers to the first one, [rows, head] and [rows]: outputs, and the log2 of the sums
+        of exponentials; the next lies HEADS * HEAD_DIM, or HEADS, behind
+    in_rows, in_elements: masks of the two. The rest is as in `attend_block`.
+    """
+    for start in range(0, count, AT_ONCE):
+        for i in tl.static_range(AT_ONCE):  # unrolled, so that all of its loads are on their way
+            index = start + i
+            exists = index < count
+            # Other multiprocessors wrote this: past the L1 cache.
+            part_lse = tl.load(
+                lse + index * HEADS,
+                mask=in_rows & exists,
+                other=-float("inf"),
+                cache_modifier=".cg",
+            )
+            part = tl.load(
+                outs + index * (HEADS * HEAD_DIM),
+                mask=in_elements & exists,
+                other=0.0,
+                cache_modifier=".cg",
+            )
+            new_maximum = tl.maximum(maximum, part_lse)
+            weight = tl.exp2(part_lse - new_maximum)
+            rescale = tl.exp2(maximum - new_maximum)
+            total = total * rescale + weight
+            acc = acc * rescale[:, None] + part * weight[:, None]
+            maximum = new_maximum
+    return acc, maximum, total

@@ -11,14 +11,23 @@ from worker.attention.base import AttentionBackend, AttentionSpec, forward_conte
 from worker.attention.batch import ForwardBatch
 from worker.attention.torch_native import TorchNativeBackend
 
-SLOTS = 2000
+SLOTS = 6000
 
 
 class Scene:
     """Sequences of random tokens, each with a history in the cache and some new tokens."""
 
-    def __init__(self, spec: AttentionSpec, lengths: list[tuple[int, int]], seed: int = 0) -> None:
-        """`lengths`: (tokens cached before, new tokens) of each sequence; decodes come first."""
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        lengths: list[tuple[int, int]],
+        seed: int = 0,
+        shared_lens: list[int] | None = None,
+    ) -> None:
+        """`lengths`: (tokens cached before, new tokens) of each sequence; decodes come first.
+
+        shared_lens: how many of its first tokens each sequence has in common with the one before
+        """
         generator = torch.Generator().manual_seed(seed)
         self.spec = spec
         self.lengths = lengths
@@ -29,10 +38,16 @@ class Scene:
         self.page_table = torch.zeros((len(lengths) + 3, total + 5), dtype=torch.int32)
         self.rows = torch.tensor(random.Random(seed).sample(range(len(lengths) + 3), len(lengths)))
         self.k, self.v, out_slots = [], [], []
-        for row, (before, new) in zip(self.rows.tolist(), lengths, strict=True):
-            slots = torch.tensor([free.pop() for _ in range(before + new)])
+        slots = torch.empty(0, dtype=torch.int64)
+        for row, (before, new), shared in zip(
+            self.rows.tolist(), lengths, shared_lens or [0] * len(lengths), strict=True
+        ):
+            own = [free.pop() for _ in range(before + new - shared)]
+            slots = torch.cat([slots[:shared], torch.tensor(own)])
             self.page_table[row, : before + new] = slots.to(torch.int32)
             k, v = torch.randn(2, before + new, *kv_shape[1:], generator=generator)
+            if shared:
+                k[:shared], v[:shared] = self.k[-1][:shared], self.v[-1][:shared]
             self.k_cache[slots[:before]], self.v_cache[slots[:before]] = k[:before], v[:before]
             self.k.append(k)
             self.v.append(v)
@@ -53,6 +68,7 @@ class Scene:
             seq_lens=np.array([before + new for before, new in lengths], dtype=np.int32),
             query_lens=np.array([new for _, new in lengths], dtype=np.int32),
             num_decodes=decodes,
+            shared_lens=None if shared_lens is None else np.array(shared_lens, dtype=np.int32),
         )
 
     def computed(
