@@ -14,7 +14,6 @@ import torch
 from worker.attention.base import AttentionSpec, HostPlan, forward_context
 from worker.attention.batch import ForwardBatch
 from worker.attention.triton import TritonBackend
-from worker.models.config import ModelConfig
 from worker.runtime.device import choose_dtype, choose_kv_dtype
 
 _CALLS_IN_A_GRAPH = 8
@@ -23,9 +22,27 @@ _PLANS = 20
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """Sequences that decode, those with common prefixes side by side.
+
+    page_table: [sequences, longest] int32, the slots of each
+    seq_lens, shared_lens: [sequences] int32, as in `ForwardBatch`
+    """
+
+    page_table: np.ndarray
+    seq_lens: np.ndarray
+    shared_lens: np.ndarray
+
+    @property
+    def distinct_tokens(self) -> int:
+        """The fewest that a step can read."""
+        return int((self.seq_lens - self.shared_lens).sum())
+
+
+@dataclass(frozen=True)
 class Groups:
-    """Decoding sequences whose first `shared` tokens are the same for `members` that stand side by
-    side; each has half to one and a half times `own` tokens of its own behind them.
+    """Sequences whose first `shared` tokens are the same for `members` that stand side by side;
+    each has half to one and a half times `own` tokens of its own behind them.
     """
 
     sequences: int
@@ -33,43 +50,28 @@ class Groups:
     shared: int
     own: int
 
-    @property
-    def seq_lens(self) -> np.ndarray:
-        """[sequences] int32, the same every time."""
+    def decoding(self) -> Decoding:
+        """The same every time. Prompts lie in one piece, generated tokens in turns, as slots of an
+        empty cache are given out.
+        """
         rng = np.random.default_rng(0)
         own = rng.integers(self.own // 2, 3 * self.own // 2, self.sequences, endpoint=True)
-        return (self.shared + np.maximum(own, 1)).astype(np.int32)
-
-    @property
-    def shared_lens(self) -> np.ndarray:
-        """[sequences] int32, with the sequence before each."""
+        seq_lens = (self.shared + np.maximum(own, 1)).astype(np.int32)
         begins_group = np.arange(self.sequences) % self.members == 0
-        return np.where(begins_group, 0, self.shared).astype(np.int32)
-
-    @property
-    def distinct_tokens(self) -> int:
-        """The fewest that a step can read."""
-        return int((self.seq_lens - self.shared_lens).sum())
-
-    def page_table(self) -> np.ndarray:
-        """[sequences, longest] int32: prompts in one piece, generated tokens in turns, as slots of
-        an empty cache are given out.
-        """
-        seq_lens = self.seq_lens
+        shared_lens = np.where(begins_group, 0, self.shared).astype(np.int32)
         table = np.zeros((self.sequences, int(seq_lens.max())), dtype=np.int32)
         prompt = self.shared + self.own // 2
         used = 0
-        for s, length in enumerate(seq_lens.tolist()):
-            first = self.shared if s % self.members else 0
+        for s, (end, first) in enumerate(zip(seq_lens.tolist(), shared_lens.tolist(), strict=True)):
+            end = min(prompt, end)
             table[s, :first] = table[s - 1, :first]
-            end = min(prompt, length)
             table[s, first:end] = np.arange(used, used + end - first)
             used += end - first
-        generated = np.arange(table.shape[1]) >= prompt
-        generated = generated & (np.arange(table.shape[1]) < seq_lens[:, None])
+        position = np.arange(table.shape[1])
+        generated = (position >= prompt) & (position < seq_lens[:, None])
         turns = generated.T.nonzero()  # position by position
         table[turns[1], turns[0]] = used + np.arange(len(turns[0]))
-        return table
+        return Decoding(table, seq_lens, shared_lens)
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,16 @@ class PlanTimes:
 
 
 class AttentionLayer:
-    """A layer of `model`, decoding `groups` over a cache of random keys and values.
+    """A layer that decodes, over a cache of random keys and values.
 
-    `token_bytes` is what a cached token takes.
+    k_cache, v_cache: [slots, kv_heads, head_dim]; q: [sequences, heads, head_dim]
+    token_bytes: what a cached token takes
     """
 
     def __init__(
         self,
-        model: ModelConfig,
-        groups: Groups,
+        spec: AttentionSpec,
+        decoding: Decoding,
         device: torch.device,
         *,
         dtype: str = "auto",
@@ -101,31 +104,28 @@ class AttentionLayer:
         """The options are a worker's."""
         torch_dtype = choose_dtype(dtype, device)
         kv_dtype = choose_kv_dtype(kv_cache_dtype, torch_dtype)
-        self._groups = groups
-        self._spec = AttentionSpec(
-            0, model.num_heads, model.num_kv_heads, model.head_dim, model.head_dim**-0.5
-        )
+        self._spec = spec
+        self._decoding = decoding
         self._device = device
-        shape = (groups.distinct_tokens + 1, model.num_kv_heads, model.head_dim)
         random = partial(torch.randn, dtype=torch_dtype, device=device)
-        k_cache, v_cache = (random(shape).to(kv_dtype) for _ in range(2))
-        self._backend = TritonBackend([k_cache], [v_cache])
-        self._backend.prepare([self._spec], torch_dtype)
-        self._page_table = torch.from_numpy(groups.page_table()).to(device)
-        self._q = random(groups.sequences, model.num_heads, model.head_dim)
-        self._k, self._v = random(2, groups.sequences, model.num_kv_heads, model.head_dim)
-        self.token_bytes = 2 * k_cache[0].nbytes
+        shape = (int(decoding.page_table.max()) + 1, spec.num_kv_heads, spec.head_dim)
+        self.k_cache, self.v_cache = (random(shape).to(kv_dtype) for _ in range(2))
+        self._backend = TritonBackend([self.k_cache], [self.v_cache])
+        self._backend.prepare([spec], torch_dtype)
+        count = len(decoding.seq_lens)
+        self.q = random(count, spec.num_heads, spec.head_dim)
+        self._k, self._v = random(2, count, *shape[1:])
+        self.token_bytes = 2 * self.k_cache[0].nbytes
 
     def plan(self, shares: bool) -> HostPlan:
         """The plan of a step; with `shares` it is told what sequences share."""
-        return self._plan(self._groups.seq_lens, self._groups.shared_lens if shares else None)
+        step = self._decoding
+        return self._plan(step.seq_lens, step.shared_lens if shares else None)
 
-    def tokens_read(self, plan: HostPlan) -> int:
-        """How many cached tokens the layer reads by `plan`, for each KV head."""
-        seq_lens = self._groups.seq_lens
-        if not plan.shares_prefixes:
-            return int(seq_lens.sum())
-        return self._backend.tokens_read(plan, seq_lens, len(seq_lens))
+    def keys_read(self, plan: HostPlan) -> int:
+        """How many keys the layer reads from memory by `plan`, for each KV head."""
+        seq_lens = self._decoding.seq_lens
+        return self._backend.keys_read(plan, seq_lens, len(seq_lens))
 
     def _plan(self, seq_lens: np.ndarray, shared_lens: np.ndarray | None) -> HostPlan:
         count = len(seq_lens)
@@ -137,7 +137,7 @@ class AttentionLayer:
 
     def plan_times(self) -> PlanTimes:
         """Medians."""
-        seq_lens, shared_lens = self._groups.seq_lens, self._groups.shared_lens
+        seq_lens, shared_lens = self._decoding.seq_lens, self._decoding.shared_lens
         other = shared_lens.copy()
         other[-1] //= 2
         grown, changed, unshared = [], [], []
@@ -156,29 +156,28 @@ class AttentionLayer:
 
         def call() -> torch.Tensor:
             with forward_context(self._backend, batch):
-                return self._backend.attend(self._q, self._k, self._v, self._spec)
+                return self._backend.attend(self.q, self._k, self._v, self._spec)
 
         return call
 
     def _batch(self, plan: HostPlan) -> ForwardBatch:
-        groups, device = self._groups, self._device
-        count, seq_lens = groups.sequences, groups.seq_lens
-        lengths = torch.from_numpy(seq_lens).to(device)
+        step, device = self._decoding, self._device
+        count = len(step.seq_lens)
         numbers = torch.arange(count + 1, dtype=torch.int32, device=device)
-        last = self._page_table.gather(1, lengths[:, None].long() - 1)[:, 0]
+        last = step.page_table[np.arange(count), step.seq_lens - 1]
         return ForwardBatch(
             input_ids=numbers[:count],
-            positions=lengths - 1,
-            out_slots=last,
+            positions=torch.from_numpy(step.seq_lens - 1).to(device),
+            out_slots=torch.from_numpy(last).to(device),
             rows=numbers[:count],
-            seq_lens_device=lengths,
+            seq_lens_device=torch.from_numpy(step.seq_lens).to(device),
             query_starts=numbers,
-            page_table=self._page_table,
-            seq_lens=seq_lens,
-            query_lens=np.ones_like(seq_lens),
+            page_table=torch.from_numpy(step.page_table).to(device),
+            seq_lens=step.seq_lens,
+            query_lens=np.ones_like(step.seq_lens),
             num_decodes=count,
             plan=torch.from_numpy(plan.words).to(device),
-            shared_lens=groups.shared_lens,
+            shared_lens=step.shared_lens,
             shares_prefixes=plan.shares_prefixes,
             captured=device.type == "cuda",
         )

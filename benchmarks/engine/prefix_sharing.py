@@ -33,6 +33,7 @@ from benchmarks.engine.models import vocab_size
 from benchmarks.engine.step_clock import DecodeTimes, StepClock
 from benchmarks.engine.workloads import Batch, Sizes, total_speed
 from benchmarks.report import RESULTS, machine
+from worker.attention.base import AttentionSpec
 from worker.config import positive_int
 from worker.models.config import load_model_config
 from worker.runtime.device import choose_device
@@ -181,6 +182,8 @@ def _points(parsed: argparse.Namespace, curves: dict[str, list[tuple]]) -> list[
 
 def _layer_rows(parsed: argparse.Namespace) -> Iterator[LayerRow]:
     config = load_model_config(parsed.model)
+    heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+    spec = AttentionSpec(0, heads, kv_heads, head_dim, scale=head_dim**-0.5)
     device = choose_device(parsed.device)
     for sequences, members, shared, own in _points(parsed, LAYER_CURVES):
         sequences = max(1, sequences // parsed.shrink)
@@ -190,21 +193,18 @@ def _layer_rows(parsed: argparse.Namespace) -> Iterator[LayerRow]:
             max(1, shared // parsed.shrink),
             max(1, own // parsed.shrink),
         )
+        decoding = groups.decoding()
         layer = AttentionLayer(
-            config,
-            groups,
-            device,
-            dtype=parsed.dtype,
-            kv_cache_dtype=parsed.kv_cache_dtype,
+            spec, decoding, device, dtype=parsed.dtype, kv_cache_dtype=parsed.kv_cache_dtype
         )
         plan, times = layer.plan(shares=True), layer.plan_times()
         yield LayerRow(
             **asdict(groups),
             shared_us=layer.microseconds(plan),
             unshared_us=layer.microseconds(layer.plan(shares=False)),
-            least_bytes=layer.token_bytes * groups.distinct_tokens,
-            read_bytes=layer.token_bytes * layer.tokens_read(plan),
-            unshared_bytes=layer.token_bytes * int(groups.seq_lens.sum()),
+            least_bytes=layer.token_bytes * decoding.distinct_tokens,
+            read_bytes=layer.token_bytes * layer.keys_read(plan),
+            unshared_bytes=layer.token_bytes * int(decoding.seq_lens.sum()),
             plan_grown_us=times.grown,
             plan_changed_us=times.changed,
             plan_unshared_us=times.unshared,

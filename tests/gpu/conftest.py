@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from worker.embedded_models import EMBEDDED_MODELS
+
+from ..worker.checkpoints import hf_reference
+from ..worker.engine.prompts import PARAGRAPHS, TEXTS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,3 +31,38 @@ def smollm2() -> Path:
     if not model.is_pulled():
         pytest.skip(f"{model.path} is not there: radixfleet pull smollm2-135m")
     return model.path
+
+
+@pytest.fixture(scope="session")
+def tokenizer(smollm2) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
+
+
+@pytest.fixture(scope="session")
+def prompts(tokenizer) -> list[list[int]]:
+    """20, of a few words to a few paragraphs."""
+    return [tokenizer(text)["input_ids"] for text in TEXTS + PARAGRAPHS]
+
+
+@pytest.fixture(scope="session")
+def reference(smollm2) -> PreTrainedModel:
+    """SmolLM2 in bfloat16, by Hugging Face."""
+    return hf_reference(smollm2, torch.bfloat16).to("cuda")
+
+
+@pytest.fixture
+def sharing_plans(monkeypatch) -> list[bool]:
+    """Of every plan of a step that decodes, whether it shares prefixes."""
+    from worker.attention.triton import TritonBackend
+
+    plans: list[bool] = []
+    plan_host = TritonBackend.plan_host
+
+    def noted(self, *arguments, **named):
+        plan = plan_host(self, *arguments, **named)
+        if plan is not None:
+            plans.append(plan.shares_prefixes)
+        return plan
+
+    monkeypatch.setattr(TritonBackend, "plan_host", noted)
+    return plans

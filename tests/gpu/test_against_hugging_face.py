@@ -9,31 +9,16 @@ import importlib.util
 
 import pytest
 import torch
-from transformers import AutoTokenizer
 
-from radixfleet import Engine
 from worker.runtime.model_runner import ModelRunner
 
 from ..worker.checkpoints import hf_reference
-from ..worker.engine.prompts import PARAGRAPHS, TEXTS
 from ..worker.runtime.texts import Texts
 from .agreement import NEAR_TIE_BFLOAT16, check_greedy, reference_logits
+from .smollm2 import GREEDY, answers, engine
 
 BACKENDS = ["torch_native", "triton", "flashinfer"]
-NEW_TOKENS = 64
-GREEDY = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
 SEEDED = GREEDY | {"temperature": 0.8, "top_p": 0.9, "seed": 7}
-
-
-@pytest.fixture(scope="module")
-def prompts(smollm2) -> list[list[int]]:
-    tokenizer = AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
-    return [tokenizer(text)["input_ids"] for text in TEXTS + PARAGRAPHS]
-
-
-@pytest.fixture(scope="module")
-def reference(smollm2):
-    return hf_reference(smollm2, torch.bfloat16).to("cuda")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -43,28 +28,18 @@ def backend(request) -> str:
     return request.param
 
 
-def engine(smollm2, **arguments) -> Engine:
-    defaults = {"device": "cuda", "dtype": "bfloat16", "max_total_tokens": 16384}
-    defaults |= {"cuda_graph_max_bs": 32}
-    return Engine(model_path=str(smollm2), skip_tokenizer_init=True, **(defaults | arguments))
-
-
-def answers(engine: Engine, prompts: list[list[int]], sampling=GREEDY) -> list[list[int]]:
-    """Of all prompts at once; nothing is held afterwards."""
-    found = engine.generate(input_ids=prompts, sampling_params=sampling)
-    cache = engine.scheduler.cache
-    cache.check()
-    assert (cache.held_tokens, cache.tree.locked_tokens) == (0, 0)
-    return [answer["output_ids"] for answer in found]
-
-
-@pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "eager"])
+# Without graphs, the attention of one backend stands for that of all.
+@pytest.mark.parametrize(
+    ("backend", "graphs"),
+    [*((name, "graphs") for name in BACKENDS), ("triton", "eager")],
+    indirect=["backend"],
+)
 def test_greedy_tokens_with_overlap_and_without(smollm2, prompts, reference, backend, graphs):
     """Hugging Face's with both, and the same with both, as the batches are the same.
 
     But for torch_native: torch adds up a sequence's blocks in any order on a GPU.
     """
-    mode = {"attention_backend": backend, "disable_cuda_graph": not graphs}
+    mode = {"attention_backend": backend, "disable_cuda_graph": graphs == "eager"}
     found = {}
     for overlap in (True, False):
         with engine(smollm2, **mode, disable_overlap_schedule=not overlap) as made:
@@ -89,6 +64,15 @@ def test_greedy_tokens_after_retraction(smollm2, prompts, reference, backend):
         assert made.scheduler.counters.retractions > 0
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "not fused"])
+def test_greedy_tokens_of_few_requests(smollm2, prompts, reference, fused):
+    """So few that a decode step is computed by fewer, larger kernels, unless that is turned off."""
+    with engine(smollm2, disable_fused_decode=not fused) as made:
+        for count in (1, 2, 8):
+            chosen = prompts[-count:]
+            check_greedy(reference, chosen, answers(made, chosen), NEAR_TIE_BFLOAT16)
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_greedy_tokens_of_several_ranks(smollm2, prompts, reference, size):
     if torch.cuda.device_count() < size:
@@ -99,7 +83,7 @@ def test_greedy_tokens_of_several_ranks(smollm2, prompts, reference, size):
 
 def test_logits_are_as_close_to_float32_as_hugging_faces(smollm2, prompts, reference, backend):
     """Errors of bfloat16 are bounded by those that Hugging Face makes in it; whole prompts, then
-    the second half of each after its first from the cache.
+    the second half of each after its first from the cache, then eight tokens at a time.
     """
     runner = ModelRunner(
         smollm2, device="cuda", dtype="bfloat16", backend=backend, max_total_tokens=8192
@@ -107,17 +91,28 @@ def test_logits_are_as_close_to_float32_as_hugging_faces(smollm2, prompts, refer
     exact = hf_reference(smollm2).to("cuda")
     lengths = [len(prompt) for prompt in prompts]
     whole = Texts(runner, prompts).compute([(i, 0, n) for i, n in enumerate(lengths)])
+    _check_errors(whole, prompts, [0] * len(prompts), reference, exact)
+    firsts = [n // 2 for n in lengths]
     halves = Texts(runner, prompts)
-    halves.compute([(i, 0, n // 2) for i, n in enumerate(lengths) if n > 1])
-    seconds = halves.compute([(i, n // 2, n) for i, n in enumerate(lengths)])
-    for ours, skip in ((whole, lambda n: 0), (seconds, lambda n: n // 2)):
-        errors, allowed = [], []
-        parts = ours.split([n - skip(n) for n in lengths])
-        for prompt, part in zip(prompts, parts, strict=True):
-            truth = reference_logits(exact, prompt)[skip(len(prompt)) :]
-            errors.append((part - truth).abs().flatten())
-            theirs = reference_logits(reference, prompt)[skip(len(prompt)) :]
-            allowed.append((theirs - truth).abs().flatten())
-        error, bound = torch.cat(errors), torch.cat(allowed)
-        assert error.mean() <= 1.2 * bound.mean()
-        assert error.max() <= 2.0 * bound.max()
+    halves.compute([(i, 0, first) for i, first in enumerate(firsts) if first])
+    seconds = halves.compute([(i, firsts[i], n) for i, n in enumerate(lengths)])
+    _check_errors(seconds, prompts, firsts, reference, exact)
+    long = prompts[-2:]
+    few = Texts(runner, long)
+    spans = [(i, n, min(n + 8, len(long[i]))) for i in range(2) for n in range(0, len(long[i]), 8)]
+    eights = torch.cat([few.compute([span]) for span in spans])
+    _check_errors(eights, long, [0, 0], reference, exact)
+
+
+def _check_errors(ours, prompts, starts, reference, exact) -> None:
+    """`ours`: logits of the tokens from `starts` on, of one prompt after the other."""
+    errors, allowed = [], []
+    parts = ours.split([len(prompt) - start for prompt, start in zip(prompts, starts, strict=True)])
+    for prompt, start, part in zip(prompts, starts, parts, strict=True):
+        truth = reference_logits(exact, prompt)[start:]
+        errors.append((part - truth).abs().flatten())
+        theirs = reference_logits(reference, prompt)[start:]
+        allowed.append((theirs - truth).abs().flatten())
+    error, bound = torch.cat(errors), torch.cat(allowed)
+    assert error.mean() <= 1.2 * bound.mean()
+    assert error.max() <= 2.0 * bound.max()

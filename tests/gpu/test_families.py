@@ -14,8 +14,14 @@ GREEDY = {"temperature": 0.0, "max_new_tokens": 40, "ignore_eos": True}
 LENGTHS = [1, 7, 33, 64, 100, 150]
 
 
-@pytest.mark.parametrize("backend", ["torch_native", "triton"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "backend"),
+    [
+        *((family, "triton") for family in FAMILIES),
+        ("llama3", "torch_native"),
+        ("mistral_window", "torch_native"),
+    ],
+)
 def test_greedy_tokens(tmp_path, family, backend):
     folder = make_checkpoint(tmp_path, family)
     generator = torch.Generator().manual_seed(1)

@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from benchmarks.engine.models import model_folder
 
-from worker.models.config import load_model_config
+from worker.attention.base import AttentionSpec
 
 from ...worker.triton_interpreter import allow_loop_bounds
 
@@ -25,31 +24,36 @@ ENGINE = ["--shrink", "8", "--max-total-tokens", "8192", "--num-threads", "1"]
 
 @pytest.mark.parametrize("groups", [Groups(7, 3, 40, 10), Groups(4, 1, 8, 6), Groups(3, 3, 0, 5)])
 def test_members_of_a_group_share_the_slots_of_their_prefix_and_no_others(groups):
-    table, seq_lens = groups.page_table(), groups.seq_lens
-    assert ((seq_lens >= groups.shared + groups.own // 2) & (seq_lens > groups.shared)).all()
-    slots = [table[s, :length].tolist() for s, length in enumerate(seq_lens)]
-    assert set().union(*slots) == set(range(groups.distinct_tokens))
-    assert sum(map(len, slots)) == seq_lens.sum()
+    step = groups.decoding()
+    lengths = step.seq_lens
+    assert ((lengths >= groups.shared + groups.own // 2) & (lengths > groups.shared)).all()
+    slots = [step.page_table[s, :length].tolist() for s, length in enumerate(lengths)]
+    assert set().union(*slots) == set(range(step.distinct_tokens))
     for s in range(1, groups.sequences):
         common = min(len(slots[s]), len(slots[s - 1]))
         same = np.equal(slots[s][:common], slots[s - 1][:common])
-        assert same.sum() == same.argmin() == groups.shared_lens[s]
+        assert same.sum() == same.argmin() == step.shared_lens[s]
 
 
 @pytest.fixture
-def layer() -> AttentionLayer:
-    model = load_model_config(model_folder("tiny"))
-    groups = Groups(sequences=6, members=3, shared=192, own=20)
-    return AttentionLayer(model, groups, torch.device("cpu"), dtype="float32")
+def layer(monkeypatch) -> AttentionLayer:
+    monkeypatch.setattr("worker.attention.triton._LAUNCH_BYTES", 0)  # the least saving is welcome
+    decoding = Groups(sequences=6, members=3, shared=192, own=20).decoding()
+    spec = AttentionSpec(0, num_heads=4, num_kv_heads=2, head_dim=16, scale=0.25)
+    return AttentionLayer(spec, decoding, torch.device("cpu"), dtype="float32")
 
 
 def test_a_layer_is_the_same_with_sharing_and_without(layer):
-    shared, alone = (layer.attend(layer.plan(shares=shares))() for shares in (True, False))
+    plans = [layer.plan(shares=shares) for shares in (True, False)]
+    assert [plan.shares_prefixes for plan in plans] == [True, False]
+    shared, alone = (layer.attend(plan)() for plan in plans)
     torch.testing.assert_close(shared, alone, atol=2e-5, rtol=2e-5)
 
 
-def test_without_sharing_every_token_is_read(layer):
-    assert layer.tokens_read(layer.plan(shares=False)) == Groups(6, 3, 192, 20).seq_lens.sum()
+def test_sharing_reads_the_least_and_without_it_every_token_is_read(layer):
+    step = Groups(6, 3, 192, 20).decoding()
+    assert layer.keys_read(layer.plan(shares=True)) == step.distinct_tokens
+    assert layer.keys_read(layer.plan(shares=False)) == step.seq_lens.sum()
 
 
 def test_a_layers_row(tmp_path):
