@@ -246,6 +246,12 @@ class ServerArgs:
         False,
         "On a GPU, form a batch only when the one before is computed. Costs speed; for debugging.",
     )
+    disable_fused_decode: bool = _option(
+        RUNTIME,
+        False,
+        "On a GPU, compute steps of few tokens with the kernels of larger ones. Costs speed; for "
+        "debugging.",
+    )
     disable_cuda_graph: bool = _option(
         RUNTIME, False, "Launch each kernel of a decode step by itself. Costs speed; for debugging."
     )

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
+from .dependent_launch import gdc_launch_dependents, gdc_wait, launches_early
+
 # Rows up to this size stay in registers between the sum of squares and the result.
 _LARGEST_BLOCK = 16384
 
@@ -35,6 +37,7 @@ def add_rms_norm(
     normed = torch.empty_like(x)
     block = min(triton.next_power_of_2(size), _LARGEST_BLOCK)
     stream = x if residual is None else residual
+    early = launches_early(x.device)
     _add_rms_norm[(tokens,)](
         x,
         stream,
@@ -44,7 +47,9 @@ def add_rms_norm(
         SIZE=size,
         BLOCK=block,
         ADD=residual is not None,
+        EARLY=early,
         num_warps=min(max(block // 256, 1), 16),
+        launch_pdl=early,
     )
     return normed, stream
 
@@ -59,13 +64,17 @@ def _add_rms_norm(
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     ADD: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     start = tl.program_id(0).to(tl.int64) * SIZE
     columns = tl.arange(0, BLOCK)
     # The first block stays in registers; a longer row reads the others again. Its weights are
-    # asked for before the sum is known, so that they arrive while it is computed.
-    first = _add(x + start, stream + start, columns, SIZE, ADD)
+    # asked for before the input is there, so that they arrive while it is computed.
     factors = tl.load(weight + columns, mask=columns < SIZE, other=0.0)
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    first = _add(x + start, stream + start, columns, SIZE, ADD)
     squares = first * first
     for offset in range(BLOCK, SIZE, BLOCK):
         total = _add(x + start, stream + start, columns + offset, SIZE, ADD)

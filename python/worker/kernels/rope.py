@@ -10,6 +10,8 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
+from .dependent_launch import gdc_launch_dependents, gdc_wait, launches_early
+
 # Heads that one program works on.
 _HEADS = 16
 
@@ -64,6 +66,7 @@ def qk_norm_rope_write(
     """
     tokens, head_dim = len(qkv), table.shape[-1]
     all_heads = num_heads + 2 * num_kv_heads
+    early = launches_early(qkv.device)
     _qk_norm_rope_write[(tokens, triton.cdiv(all_heads, _HEADS))](
         qkv,
         positions,
@@ -80,7 +83,9 @@ def qk_norm_rope_write(
         BLOCK=triton.next_power_of_2(head_dim // 2),
         HEADS=_HEADS,
         NORM=q_weight is not None,
+        EARLY=early,
         num_warps=4,
+        launch_pdl=early,
     )
 
 
@@ -102,6 +107,7 @@ def _qk_norm_rope_write(
     BLOCK: tl.constexpr,
     HEADS: tl.constexpr,
     NORM: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     head_dim: tl.constexpr = 2 * HALF
     first_value: tl.constexpr = QUERY_HEADS + KV_HEADS
@@ -113,6 +119,16 @@ def _qk_norm_rope_write(
     mask = (head < all_heads) & inside[None, :]
     is_query, is_value = head < QUERY_HEADS, head >= first_value
 
+    # Positions and slots are older than the launch before this one, whose result comes next.
+    if EARLY:
+        gdc_launch_dependents()
+    angle = table + tl.load(positions + token).to(tl.int64) * 2 * head_dim + dim
+    cos = tl.load(angle, mask=inside, other=0.0).to(tl.float32)[None, :]
+    sin = tl.load(angle + head_dim + HALF, mask=inside, other=0.0).to(tl.float32)[None, :]
+    slot = tl.load(out_slots + token).to(tl.int64) * KV_HEADS * head_dim
+    if EARLY:
+        gdc_wait()
+
     # Every head in two halves, of which rope turns pairs.
     source = qkv + token * all_heads * head_dim + head * head_dim + dim[None, :]
     low_in = tl.load(source, mask=mask, other=0.0)
@@ -123,15 +139,11 @@ def _qk_norm_rope_write(
         scale = tl.rsqrt(squares / head_dim + eps)
         low *= scale * _weights(q_weight, k_weight, is_query, dim, inside)
         high *= scale * _weights(q_weight + HALF, k_weight + HALF, is_query, dim, inside)
-    angle = table + tl.load(positions + token).to(tl.int64) * 2 * head_dim + dim
-    cos = tl.load(angle, mask=inside, other=0.0).to(tl.float32)[None, :]
-    sin = tl.load(angle + head_dim + HALF, mask=inside, other=0.0).to(tl.float32)[None, :]
     low_out = (low * cos - high * sin).to(qkv.dtype.element_ty)
     high_out = (high * cos + low * sin).to(qkv.dtype.element_ty)
     tl.store(source, low_out, mask=mask & ~is_value)
     tl.store(source + HALF, high_out, mask=mask & ~is_value)
 
-    slot = tl.load(out_slots + token).to(tl.int64) * KV_HEADS * head_dim
     key = k_cache + slot + (head - QUERY_HEADS) * head_dim + dim[None, :]
     is_key = mask & ~is_query & ~is_value
     tl.store(key, low_out.to(k_cache.dtype.element_ty), mask=is_key)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..distributed.share import Share
 from ..distributed.tensor_parallel import SINGLE, TensorParallel
+from .norm import RMSNorm
 from .packed_weight import can_pack, pack, packed_linear
 from .quantization import can_quantize, fp8_linear, quantize
 from .slots import Slots, WeightSlot, empty_weight
@@ -34,6 +35,35 @@ class Linear(nn.Module):
         if self._packed is not None:
             return packed_linear(x, self._packed, self.bias)
         return F.linear(x, self.weight, self.bias)
+
+    def skinny(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: RMSNorm | None = None,
+        gated: bool = False,
+        add_to: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The layer for a few tokens on a GPU, in one launch with what stands around it.
+
+        With `norm`, the layer of norm(x); `gated`: silu(y's first half) · second half; `add_to`,
+        changed in place and returned, is what the result is added to. FP8 weights are multiplied
+        with x as it is.
+        """
+        from ..kernels.skinny_linear import skinny_linear
+
+        if norm is not None and len(x) > 1:  # tensor cores want their operands ready
+            x, norm = norm(x)[0], None
+        return skinny_linear(
+            x,
+            self.weight,
+            norm_weight=None if norm is None else norm.weight,
+            eps=0.0 if norm is None else norm.eps,
+            scales=self.weight_scales,
+            bias=self.bias,
+            gated=gated,
+            add_to=add_to,
+        )
 
     def quantize(self) -> None:
         """Replace the loaded weight by FP8 numbers, if its shape can be multiplied in FP8."""
@@ -69,10 +99,17 @@ class RowParallelLinear(Linear):
         super().__init__(len(inputs), outputs, adds_bias)
         self._inputs = inputs
         self._biases = Share(0, outputs if adds_bias else 0, outputs) if bias else None
-        self._all_reduce = parallel.all_reduce
+        self._parallel = parallel
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._all_reduce(super().forward(x))
+        return self._parallel.all_reduce(super().forward(x))
+
+    def skinny_add(self, stream: torch.Tensor, x: torch.Tensor) -> None:
+        """stream += forward(x), for a few tokens on a GPU. stream: [tokens, outputs]."""
+        if self._parallel.size == 1:
+            self.skinny(x, add_to=stream)
+        else:
+            stream.add_(self._parallel.all_reduce(self.skinny(x)))
 
     def slots(self, name: str) -> Slots:
         yield f"{name}.weight", WeightSlot(self.weight, self._inputs, dim=1)

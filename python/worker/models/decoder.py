@@ -37,6 +37,7 @@ class Decoder(nn.Module, ABC):
         self.config = config
         self.max_positions = max_positions
         self.parallel = parallel
+        self.few_tokens = 0  # steps of up to so many are computed by fewer, larger kernels
 
     @abstractmethod
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -95,6 +95,17 @@ class LlamaLayer(nn.Module):
         hidden, stream = self.post_attention_layernorm(hidden, stream)
         return self.mlp(hidden), stream
 
+    def forward_few(self, stream: torch.Tensor, rotation: Rotation) -> None:
+        """`forward` for a few tokens on a GPU: norms, gate and sums are parts of the products.
+
+        stream: [tokens, hidden], what `forward` takes and returns in two parts; changed in place.
+        """
+        qkv = self.self_attn.qkv_proj.skinny(stream, norm=self.input_layernorm)
+        attended = self.self_attn.attention(qkv, rotation).flatten(1)
+        self.self_attn.o_proj.skinny_add(stream, attended)
+        gated = self.mlp.gate_up_proj.skinny(stream, norm=self.post_attention_layernorm, gated=True)
+        self.mlp.down_proj.skinny_add(stream, gated)
+
     def slots(self, name: str) -> Slots:
         yield from self.input_layernorm.slots(f"{name}.input_layernorm")
         yield from self.self_attn.slots(f"{name}.self_attn")
@@ -132,12 +143,17 @@ class LlamaForCausalLM(Decoder):
 
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         hidden, residual = self.embed_tokens(input_ids), None
-        rotation = self.rope(positions)
-        *layers, last = self._layers
-        for layer in layers:
-            hidden, residual = layer(hidden, residual, rotation)
-        # The others' part in the last layer ends with their keys and values.
-        hidden, residual = last(hidden, residual, rotation, current_batch().logit_rows)
+        rotation, wanted = self.rope(positions), current_batch().logit_rows
+        if len(hidden) <= self.few_tokens:
+            for layer in self._layers:
+                layer.forward_few(hidden, rotation)
+            hidden = hidden if wanted is None else hidden.index_select(0, wanted)
+        else:
+            *layers, last = self._layers
+            for layer in layers:
+                hidden, residual = layer(hidden, residual, rotation)
+            # The others' part in the last layer ends with their keys and values.
+            hidden, residual = last(hidden, residual, rotation, wanted)
         hidden, _ = self.norm(hidden, residual)
         return hidden
 

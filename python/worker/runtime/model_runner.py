@@ -35,6 +35,8 @@ Progress = Callable[[str, float], None]
 
 # A page table's entries are numbered with 32 bits.
 PAGE_TABLE_LIMIT = 2**31
+# Up to so many tokens, reading weights bounds a step, and fused kernels read them faster.
+_FEW_TOKENS = 1
 
 
 class ModelRunner:
@@ -62,6 +64,7 @@ class ModelRunner:
         page_size: int = 1,
         max_sequences: int = 0,
         backend: str | None = None,
+        fused_decode: bool = True,
         seed: int = 0,
         progress: Progress = lambda stage, fraction: None,
     ) -> None:
@@ -90,6 +93,8 @@ class ModelRunner:
             self.model.quantize_weights()
         self.weights_bytes = self.model.weights_bytes()
         self.model.pack_weights()
+        if fused_decode and not on_cpu and self.dtype.itemsize == 2:
+            self.model.few_tokens = _FEW_TOKENS
         progress("allocating the KV cache", 0.0)
         sharers = parallel.size if on_cpu else 1  # of the memory that is free
         tokens = pool_tokens(
@@ -184,29 +189,33 @@ class ModelRunner:
     def warm_up(self, prompt_tokens: int) -> None:
         """Compute a prompt of `prompt_tokens` tokens in the spare slot, on a GPU.
 
-        It compiles what prefill needs, and takes the memory that the largest chunk will take.
-        Raises OutOfMemory if there is not so much left.
+        It compiles what prefill and steps of few tokens need, and takes the memory that the largest
+        chunk will take. Raises OutOfMemory if there is not so much left.
         """
         if self.device.type == "cpu":
             return
-        tokens = np.full(prompt_tokens, self.total_tokens, dtype=np.int32)
-        length = np.array([prompt_tokens], dtype=np.int32)
-        step = StepInput(
-            rows=np.array([len(self._page_table) - 1], dtype=np.int32),
-            seq_lens=length,
-            query_lens=length,
-            num_decodes=0,
-            prompt_ids=np.zeros_like(tokens),
-            out_slots=tokens,
-            sampled=np.zeros(1, dtype=np.int32),
-        )
         try:
-            self.launch(step).wait()
+            for tokens in (1, 2, prompt_tokens):  # one token has kernels of its own, so have few
+                self.launch(self._spare_prompt(tokens)).wait()
         except torch.OutOfMemoryError:
             raise OutOfMemory(
                 f"the GPU's memory does not last for a chunk of {prompt_tokens} tokens beside "
                 "weights and KV cache; lower --mem-fraction-static or --chunked-prefill-size"
             ) from None
+
+    def _spare_prompt(self, length: int) -> StepInput:
+        """A prompt of `length` tokens, all in the spare slot."""
+        slots = np.full(length, self.total_tokens, dtype=np.int32)
+        lengths = np.array([length], dtype=np.int32)
+        return StepInput(
+            rows=np.array([len(self._page_table) - 1], dtype=np.int32),
+            seq_lens=lengths,
+            query_lens=lengths,
+            num_decodes=0,
+            prompt_ids=np.zeros_like(slots),
+            out_slots=slots,
+            sampled=np.zeros(1, dtype=np.int32),
+        )
 
     # ===== steps =====
 

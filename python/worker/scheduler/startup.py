@@ -69,6 +69,7 @@ def _build(
         page_size=args.page_size,
         max_sequences=max_running + 2,
         backend=args.attention_backend,
+        fused_decode=not args.disable_fused_decode,
         seed=args.random_seed or 0,
         progress=progress,
     )

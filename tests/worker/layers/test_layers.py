@@ -8,10 +8,13 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from worker.distributed.share import Share
+from worker.distributed.tensor_parallel import TensorParallel
 from worker.layers.activation import silu_and_mul
 from worker.layers.embedding import LMHead, TokenEmbedding
-from worker.layers.linear import Linear, QKVLinear
+from worker.layers.linear import Linear, QKVLinear, RowParallelLinear
 from worker.layers.norm import QKNorm, RMSNorm
+
+from ..triton_interpreter import allow_loop_bounds
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,28 @@ def test_a_merged_projection_equals_its_parts(bias: bool) -> None:
     x = torch.randn(5, 8)
     expected = torch.cat([single(x) for single in singles], dim=-1)
     torch.testing.assert_close(merged(x), expected)
+
+
+def test_few_tokens_of_ranks_are_summed_before_they_are_added() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("with a GPU Triton compiles for it, and reads no CPU memory; see tests/gpu")
+    allow_loop_bounds()
+
+    class Twins(TensorParallel):
+        """Two ranks with the same inputs and weights."""
+
+        def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    alone = RowParallelLinear(Share.whole(8), 6)
+    fill(alone)
+    twin = RowParallelLinear(Share(0, 8, 16), 6, parallel=Twins(0, 2))
+    twin.weight = alone.weight
+    x, stream = torch.randn(3, 8), torch.randn(3, 6)
+    for layer, factor in ((alone, 1), (twin, 2)):
+        found = stream.clone()
+        layer.skinny_add(found, x)
+        torch.testing.assert_close(found, stream + factor * (x @ alone.weight.T))
 
 
 def test_a_tied_head_multiplies_with_the_embedding() -> None:

@@ -16,6 +16,7 @@ from worker.models.registry import build_model
 from worker.runtime.weights import load_weights
 
 from ..checkpoints import FAMILIES, VOCAB_SIZE, hf_logits, hf_reference, make_checkpoint
+from ..triton_interpreter import allow_loop_bounds
 from .dense_attention import NO_BATCH, DenseAttention, logits
 
 TOKENS = torch.randint(VOCAB_SIZE, (100,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -58,6 +59,21 @@ def test_the_last_layer_ends_with_the_tokens_that_are_wanted(
         hidden = model(torch.tensor(TOKENS), torch.arange(len(TOKENS)))
         torch.testing.assert_close(model.compute_logits(hidden), expected[wanted])
     assert seen == ([len(wanted)] if wanted else [])
+
+
+@pytest.mark.parametrize("family", ["llama_biases", "qwen3"])
+@pytest.mark.parametrize(("tokens", "step"), [(2, 1), (6, 4)])
+def test_few_tokens_at_a_time_give_the_logits_of_all_at_once(
+    family: str, tokens: int, step: int, tmp_path: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("with a GPU Triton compiles for it, and reads no CPU memory; see tests/gpu")
+    allow_loop_bounds()
+    model = load(make_checkpoint(tmp_path, family))
+    expected = logits(model, TOKENS[:tokens])
+    model.few_tokens = 4
+    few = logits(model, TOKENS[:tokens], step=step)
+    torch.testing.assert_close(few, expected, atol=1e-5, rtol=0)
 
 
 def test_bfloat16_is_as_close_to_float32_as_hugging_face_is(tmp_path: Path) -> None:
