@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from worker.attention.base import AttentionBackend, HostPlan
+from worker.attention.base import AttentionBackend, AttentionSpec, HostPlan, forward_context
 from worker.attention.batch import ForwardBatch
 from worker.runtime.cuda_graphs import DecodeGraphs, graph_batch_sizes, sharing_batch_sizes
 from worker.runtime.step_input import StepInput
+
+from ..triton_interpreter import allow_loop_bounds
 
 ROWS, COLUMNS = 70, 128
 SPARE_SLOT = 9999
@@ -205,3 +207,55 @@ def test_sizes_for_shared_prefixes_are_few_and_hold_the_largest():
     assert sharing_batch_sizes(graph_batch_sizes(900))[-4:] == [640, 768, 896, 900]
     assert sharing_batch_sizes([1]) == []
     assert sharing_batch_sizes([1, 3]) == [3]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU Triton reads no CPU memory")
+def test_both_kinds_compute_the_same_attention(monkeypatch):
+    """Of our own kernels, in Triton's interpreter; two groups of three, beside one alone."""
+    allow_loop_bounds()
+    from worker.attention import triton
+
+    monkeypatch.setattr(triton, "_LAUNCH_BYTES", 0)  # so little shared pays
+    generator = torch.Generator().manual_seed(0)
+    spare_slot, spare_row = 700, 8
+    cache = [torch.randn(spare_slot + 1, 2, 16, generator=generator) for _ in range(2)]
+    queries = torch.randn(100, 4, 16, generator=generator)
+    table = torch.full((spare_row + 1, 200), spare_slot, dtype=torch.int32)
+    table[:spare_row] = torch.arange(spare_row * 80).view(-1, 80).repeat(1, 3)[:, :200]
+    for leader in (0, 3):
+        table[leader : leader + 3, :130] = table[leader, :130]
+    backend = triton.TritonBackend(cache[:1], cache[1:])
+    spec = AttentionSpec(0, num_heads=4, num_kv_heads=2, head_dim=16, scale=0.25)
+    backend.prepare([spec], torch.float32)
+    kinds = []
+
+    def forward(batch: ForwardBatch) -> torch.Tensor:
+        kinds.append(batch.shares_prefixes)
+        with forward_context(backend, batch):
+            q = queries[batch.input_ids]
+            return backend.attend(q, q[:, :2], q[:, :2], spec)
+
+    graphs = DecodeGraphs(
+        forward,
+        backend,
+        table,
+        torch.arange(50, 59, dtype=torch.int32),
+        CpuUploader(),  # pyright: ignore[reportArgumentType]
+        batch_sizes=[4, 8],
+        prefix_sharing=True,
+        spare_row=spare_row,
+        spare_slot=spare_slot,
+        record=Recorder(),
+    )
+    seq_lens = np.array([133, 150, 131, 160, 140, 135, 20], dtype=np.int32)
+    step = replace(
+        decode(7),
+        rows=np.arange(7, dtype=np.int32),
+        seq_lens=seq_lens,
+        out_slots=table[torch.arange(7), torch.from_numpy(seq_lens - 1).long()].numpy(),
+        shared_lens=np.array([0, 130, 130, 0, 130, 130, 0], dtype=np.int32),
+    )
+    shared = graphs.replay(step)[0].clone()
+    alone = graphs.replay(replace(step, shared_lens=None))[0]
+    assert kinds[-2:] == [True, False]
+    torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-5)
