@@ -91,6 +91,10 @@ class PrefixSharing:
             self._planned_for = shared_lens.copy()
         return self._plan
 
+    def of_chunks(self, shared_lens: np.ndarray, tokens: np.ndarray) -> SharedPrefixes | None:
+        """The plan for prompt chunks of `tokens` [sequences] int32, likewise."""
+        return share_prefixes(shared_lens, tokens, self._limits, int(tokens.sum()))
+
 
 def share_prefixes(
     shared_lens: np.ndarray, tokens: np.ndarray, limits: SharingLimits, max_tiles: int

@@ -26,6 +26,7 @@ from ..kernels.decode_attention import (
 from ..kernels.extend_attention import (
     HEAD_BYTES_MULTIPLE,
     ExtendTile,
+    SharedPartials,
     extend_attention,
     plan_extend,
 )
@@ -58,28 +59,81 @@ class _Chip:
 
 
 @dataclass(frozen=True)
+class _SharedSpans:
+    """What the prompt chunks of a step share, on the device but for the first two.
+
+    lengths, partials: [sequences] int32, see `SharedPrefixes`; 0 for those that decode
+    plan, first_partials: the prefix kernel's arguments
+    """
+
+    lengths: np.ndarray
+    partials: np.ndarray
+    plan: torch.Tensor
+    first_partials: torch.Tensor
+
+    @classmethod
+    def of(cls, batch: ForwardBatch, sharing: PrefixSharing) -> _SharedSpans | None:
+        """None if reading what is shared once would not pay."""
+        decodes = batch.num_decodes
+        if batch.shared_lens is None:
+            return None
+        shared = sharing.of_chunks(batch.shared_lens[decodes:], batch.query_lens[decodes:])
+        if shared is None:
+            return None
+        lengths, partials = np.zeros((2, len(batch.seq_lens)), dtype=np.int32)
+        lengths[decodes:], partials[decodes:] = shared.lengths, shared.partials
+        items = shared.items + np.array([decodes, 0, 0, decodes, 0, 0], dtype=np.int32)
+        each = np.repeat(partials, batch.query_lens)
+        first_partials = np.cumsum(each, dtype=np.int32) - each
+        device = batch.page_table.device
+        return cls(
+            lengths, partials, _upload(items.reshape(-1), device), _upload(first_partials, device)
+        )
+
+
+@dataclass(frozen=True)
 class _Chunks:
     """The prompt chunks of a step.
 
     every: [chunks] their sequences; dense: those for a dense kernel, if it is usable;
     others: [chunks] the sequences of the rest
+    shared: what the prefix kernel computes for them
     tile_plans: the extend kernel's work lists on the device, by sequences and tokens of a tile
     """
 
     every: np.ndarray
     dense: list[fresh_prefill.Group]
     others: np.ndarray
+    shared: _SharedSpans | None
     tile_plans: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: ForwardBatch) -> _Chunks:
+    def of(cls, batch: ForwardBatch, sharing: PrefixSharing) -> _Chunks:
         every = np.arange(batch.num_decodes, len(batch.seq_lens))
         tokens = batch.query_lens[every]
         starts = batch.num_decodes + np.cumsum(tokens) - tokens
         dense, grouped = fresh_prefill.group_chunks(
             starts, tokens, is_fresh=batch.seq_lens[every] == tokens
         )
-        return cls(every, dense, every[~grouped])
+        return cls(every, dense, every[~grouped], _SharedSpans.of(batch, sharing))
+
+    def tile_plan(
+        self, batch: ForwardBatch, sequences: np.ndarray, tile_tokens: int
+    ) -> torch.Tensor:
+        """The extend kernel's work list for `sequences`: `every`, or the `others`."""
+        key = (len(sequences), tile_tokens)
+        if key not in self.tile_plans:
+            shared = self.shared
+            words = plan_extend(
+                batch.seq_lens,
+                batch.query_lens,
+                sequences,
+                tile_tokens,
+                None if shared is None else shared.lengths,
+                None if shared is None else shared.partials,
+            )
+            self.tile_plans[key] = _upload(words, batch.page_table.device)
+        return self.tile_plans[key]
 
 
 class TritonBackend(AttentionBackend):
@@ -172,7 +226,7 @@ class TritonBackend(AttentionBackend):
 
     def plan(self, batch: ForwardBatch) -> None:
         decodes_only = batch.num_decodes == len(batch.seq_lens)
-        self._chunks = None if decodes_only else _Chunks.of(batch)
+        self._chunks = None if decodes_only else _Chunks.of(batch, self._sharing)
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
@@ -192,22 +246,7 @@ class TritonBackend(AttentionBackend):
         plan, *shared = batch.plan.split(self._plan_sizes(batch.num_decodes, batch.shares_prefixes))
         if batch.shares_prefixes:
             span_plan, first_partials = shared
-            prefix_attention(
-                q,
-                k_cache,
-                v_cache,
-                workspace.outs,
-                workspace.lse,
-                plan=span_plan,
-                first_partials=first_partials,
-                rows=batch.rows,
-                page_table=batch.page_table,
-                positions=batch.positions,
-                tile=self._prefix_tile(spec, q.element_size()),
-                scale=spec.scale,
-                sliding_window=spec.sliding_window,
-                logit_soft_cap=spec.logit_soft_cap,
-            )
+            self._attend_shared(q, span_plan, first_partials, spec)
         decode_attention(
             q,
             k_cache,
@@ -243,11 +282,12 @@ class TritonBackend(AttentionBackend):
         if not len(sequences):
             return
         tile = ExtendTile.choose(spec.head_dim, q.element_size(), self._chip.shared_memory)
-        tile_tokens = tile.tokens(spec.num_heads // spec.num_kv_heads)
-        key = (len(sequences), tile_tokens)
-        if key not in chunks.tile_plans:
-            plan = plan_extend(batch.seq_lens, batch.query_lens, sequences, tile_tokens)
-            chunks.tile_plans[key] = _upload(plan, q.device)
+        plan = chunks.tile_plan(batch, sequences, tile.tokens(spec.num_heads // spec.num_kv_heads))
+        shared = None
+        if chunks.shared is not None:
+            workspace, first_partials = self._workspace(spec), chunks.shared.first_partials
+            shared = SharedPartials(workspace.outs, workspace.lse, first_partials)
+            self._attend_shared(q, chunks.shared.plan, first_partials, spec)
         extend_attention(
             q,
             k,
@@ -255,11 +295,38 @@ class TritonBackend(AttentionBackend):
             self.k_cache[spec.layer_id],
             self.v_cache[spec.layer_id],
             out,
-            plan=chunks.tile_plans[key],
+            plan=plan,
             query_starts=batch.query_starts,
             tile=tile,
+            shared=shared,
             **_paging(batch),
             **_options(spec),
+        )
+
+    def _attend_shared(
+        self,
+        q: torch.Tensor,
+        plan: torch.Tensor,
+        first_partials: torch.Tensor,
+        spec: AttentionSpec,
+    ) -> None:
+        """Leave what the queries see of shared spans in the workspace."""
+        batch, workspace = current_batch(), self._workspace(spec)
+        prefix_attention(
+            q,
+            self.k_cache[spec.layer_id],
+            self.v_cache[spec.layer_id],
+            workspace.outs,
+            workspace.lse,
+            plan=plan,
+            first_partials=first_partials,
+            rows=batch.rows,
+            page_table=batch.page_table,
+            positions=batch.positions,
+            tile=self._prefix_tile(spec, q.element_size()),
+            scale=spec.scale,
+            sliding_window=spec.sliding_window,
+            logit_soft_cap=spec.logit_soft_cap,
         )
 
     def _prefix_tile(self, spec: AttentionSpec, itemsize: int) -> ExtendTile:

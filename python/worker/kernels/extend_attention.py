@@ -22,11 +22,32 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .attention_reference import softmax_attention
-from .online_softmax import NO_MAXIMUM, add_sink, attend_block, attend_span, padded_head
+from .online_softmax import (
+    NO_MAXIMUM,
+    add_sink,
+    attend_block,
+    attend_cached,
+    attend_span,
+    padded_head,
+    take_partials,
+)
 
-WORDS_PER_TILE = 2
+WORDS_PER_TILE = 4
 # A head takes a multiple of so many bytes: the copy engine reads nothing that is aligned less.
 HEAD_BYTES_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class SharedPartials:
+    """What `prefix_attention` left for the tokens of a step.
+
+    outs: [partials, heads, head_dim] float32; lse: [partials, heads] float32
+    first: [tokens] int32, index of a token's first
+    """
+
+    outs: torch.Tensor
+    lse: torch.Tensor
+    first: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,12 @@ class ExtendTile:
 
 
 def plan_extend(
-    seq_lens: np.ndarray, query_lens: np.ndarray, sequences: np.ndarray, tile_tokens: int
+    seq_lens: np.ndarray,
+    query_lens: np.ndarray,
+    sequences: np.ndarray,
+    tile_tokens: int,
+    begins: np.ndarray | None = None,
+    shared_partials: np.ndarray | None = None,
 ) -> np.ndarray:
     """The work list of some chunks: those with the most work first, each from its last tile on.
 
@@ -79,15 +105,24 @@ def plan_extend(
     the most keys and start first, so that what ends the launch is short.
 
     seq_lens, query_lens: int32, of all the step's sequences; sequences: [chunks], whose to plan
-    Returns [tiles * WORDS_PER_TILE] int32: (sequence, first token of the tile in its chunk).
+    begins, shared_partials: int32, of all, where prefixes are shared: the first key that is not the
+        prefix kernel's, and how many partial results that one leaves for each token
+    Returns [tiles * WORDS_PER_TILE] int32: (sequence, first token of the tile in its chunk, first
+    key, shared partials).
     """
+    none = np.zeros_like(seq_lens)
+    begins, shared_partials = (none if x is None else x for x in (begins, shared_partials))
     chunk_tokens = query_lens[sequences].astype(np.int64)
-    order = np.argsort(-chunk_tokens * (seq_lens[sequences] - chunk_tokens // 2), kind="stable")
+    keys = seq_lens[sequences] - begins[sequences] - chunk_tokens // 2
+    order = np.argsort(-chunk_tokens * keys, kind="stable")
     tiles = -(-chunk_tokens[order] // tile_tokens)
     ends = np.cumsum(tiles)
+    sequence = np.repeat(sequences[order], tiles)
     plan = np.empty((int(ends[-1]), WORDS_PER_TILE), dtype=np.int32)
-    plan[:, 0] = np.repeat(sequences[order], tiles)
+    plan[:, 0] = sequence
     plan[:, 1] = (np.repeat(ends, tiles) - 1 - np.arange(len(plan))) * tile_tokens
+    plan[:, 2] = begins[sequence]
+    plan[:, 3] = shared_partials[sequence]
     return plan.reshape(-1)
 
 
@@ -118,6 +153,7 @@ def extend_attention(
     sliding_window: int | None = None,
     logit_soft_cap: float | None = None,
     sinks: torch.Tensor | None = None,
+    shared: SharedPartials | None = None,
 ) -> None:
     """Write to `out` what the chunks' queries see; the rows of other tokens are left alone.
 
@@ -127,9 +163,11 @@ def extend_attention(
     plan: `plan_extend`'s words, made for this tile
     query_starts: [sequences + 1] int32; rows: [sequences]; page_table: [rows, context] int32
     seq_lens: [sequences] int32, the chunk included; sinks: [heads] float32
+    shared: what the plan's shared partial results are; None if it has none
     """
     heads, head_dim = q.shape[1:]
     kv_heads = k.shape[1]
+    partials = (None, None, None) if shared is None else (shared.outs, shared.lse, shared.first)
     group = heads // kv_heads
     _extend_kernel[(kv_heads * (len(plan) // WORDS_PER_TILE),)](
         q,
@@ -140,6 +178,7 @@ def extend_attention(
         k_cache,
         v_cache,
         out,
+        *partials,
         plan,
         query_starts,
         rows,
@@ -167,7 +206,9 @@ def extend_attention(
 
 
 # See the decode kernel for why alignment is left out.
-@triton.jit(do_not_specialize_on_alignment=["plan", "query_starts", "rows", "seq_lens"])
+@triton.jit(
+    do_not_specialize_on_alignment=["first_partials", "plan", "query_starts", "rows", "seq_lens"]
+)
 def _extend_kernel(
     q,
     k,
@@ -177,6 +218,9 @@ def _extend_kernel(
     k_cache,
     v_cache,
     out,
+    partial_outs,
+    partial_lse,
+    first_partials,
     plan,
     query_starts,
     rows,
@@ -200,7 +244,7 @@ def _extend_kernel(
     SOFT_CAP: tl.constexpr,
 ):
     kv_head = tl.program_id(0) % KV_HEADS
-    tile = plan + tl.program_id(0) // KV_HEADS * 2
+    tile = plan + tl.program_id(0) // KV_HEADS * 4
     sequence, first = tl.load(tile), tl.load(tile + 1)
     chunk_start = tl.load(query_starts + sequence)
     chunk_tokens = tl.load(query_starts + sequence + 1) - chunk_start
@@ -228,13 +272,23 @@ def _extend_kernel(
     v_own = v + chunk_start.to(tl.int64) * v_stride + kv_head * HEAD_DIM
     seen_from = 0
     own_from = 0
+    if partial_outs is not None:
+        seen_from = tl.load(tile + 2)
+        partial = tl.load(first_partials + token).to(tl.int64)
+        acc, maximum, total = take_partials(
+            acc, maximum, total,
+            partial_outs + partial[:, None] * (KV_HEADS * GROUP * HEAD_DIM) + element,
+            partial_lse + partial * (KV_HEADS * GROUP) + head,
+            tl.load(tile + 3), exists, exists[:, None] & in_head,
+            KV_HEADS * GROUP, HEAD_DIM, AT_ONCE=1,
+        )  # fmt: skip
     if WINDOW is not None:
-        seen_from = tl.minimum(tl.maximum(prefix + first - (WINDOW - 1), 0), prefix)
+        seen_from = tl.minimum(tl.maximum(prefix + first - (WINDOW - 1), seen_from), prefix)
         own_from = tl.maximum(first - (WINDOW - 1), 0)
-    acc, maximum, total = attend_span(
-        queries, acc, maximum, total, k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM,
-        slots_of, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, seen_from, prefix, prefix + query,
-        scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP,
+    acc, maximum, total = attend_cached(
+        queries, acc, maximum, total, k_cache, v_cache, slots_of, kv_head, seen_from, prefix,
+        prefix + query, scale, dim, in_head, KV_HEADS, HEAD_DIM, HEAD_PAD != HEAD_DIM, BLOCK_N,
+        WINDOW, SOFT_CAP,
     )  # fmt: skip
     diagonal = own_from
     if WINDOW is None:

@@ -87,7 +87,8 @@ def attend_span(
 ):
     """Take in the keys [start, end): through `slots_of`, or, where that is None, one after another.
 
-    query: [rows], the last key that each row sees. The rest is as in `attend_block`.
+    query: [rows], the last key that each row sees; None if all rows see all keys, which come in
+        whole blocks. The rest is as in `attend_block`.
     """
     # Past the end the last key is read again: nothing foreign, and no mask. Slots are loaded a
     # block ahead, as in the decode kernel.
@@ -107,14 +108,58 @@ def attend_span(
             values = tl.load(v_head + v_at, mask=in_head, other=0.0)
         else:
             keys, values = tl.load(k_head + k_at), tl.load(v_head + v_at)
-        visible = key[None, :] <= tl.minimum(query, final)[:, None]
-        if WINDOW is not None:
-            visible &= key[None, :] > (query - WINDOW)[:, None]
+        visible = None
+        if query is not None:
+            visible = key[None, :] <= tl.minimum(query, final)[:, None]
+            if WINDOW is not None:
+                visible &= key[None, :] > (query - WINDOW)[:, None]
         acc, maximum, total = attend_block(
             queries, keys, values, visible, acc, maximum, total, scale, SOFT_CAP
         )
         key += BLOCK_N
     return acc, maximum, total
+
+
+@triton.jit
+def attend_cached(
+    queries,
+    acc,
+    maximum,
+    total,
+    k_cache,
+    v_cache,
+    slots_of,
+    kv_head,
+    begin,
+    end,
+    query,
+    scale,
+    dim,
+    in_head,
+    KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+):
+    """Take in one head's keys [begin, end) of the cache, none of which comes after the queries.
+
+    slots_of: pointer to the slots of the sequence; query: [rows], their positions, for the window
+    """
+    k_head, v_head = k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM
+    stride = KV_HEADS * HEAD_DIM
+    masked = begin
+    if WINDOW is None:
+        masked += (end - begin) // BLOCK_N * BLOCK_N
+        acc, maximum, total = attend_span(
+            queries, acc, maximum, total, k_head, v_head, slots_of, stride, stride, begin, masked,
+            None, scale, dim, in_head, PADDED, BLOCK_N, WINDOW, SOFT_CAP,
+        )  # fmt: skip
+    return attend_span(
+        queries, acc, maximum, total, k_head, v_head, slots_of, stride, stride, masked, end,
+        query, scale, dim, in_head, PADDED, BLOCK_N, WINDOW, SOFT_CAP,
+    )  # fmt: skip
 
 
 @triton.jit

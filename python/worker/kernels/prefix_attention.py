@@ -18,7 +18,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents
 
 from .extend_attention import ExtendTile
-from .online_softmax import LOG2_E, NO_MAXIMUM, attend_span, padded_head
+from .online_softmax import LOG2_E, NO_MAXIMUM, attend_cached, padded_head
 
 WORDS_PER_SPAN = 6
 
@@ -134,10 +134,9 @@ def _prefix_kernel(
     maximum = tl.full([BLOCK_M], NO_MAXIMUM, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, HEAD_PAD], tl.float32)
-    acc, maximum, total = attend_span(
-        queries, acc, maximum, total, k_cache + kv_head * HEAD_DIM, v_cache + kv_head * HEAD_DIM,
-        slots_of, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, begin, end, position,
-        scale, dim, in_head, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP,
+    acc, maximum, total = attend_cached(
+        queries, acc, maximum, total, k_cache, v_cache, slots_of, kv_head, begin, end, position,
+        scale, dim, in_head, KV_HEADS, HEAD_DIM, HEAD_PAD != HEAD_DIM, BLOCK_N, WINDOW, SOFT_CAP,
     )  # fmt: skip
 
     total = tl.where(total > 0, total, 1.0)  # a row without keys counts by its maximum: not at all

@@ -68,23 +68,47 @@ def every_span_pays(monkeypatch):
     monkeypatch.setattr(triton_backend, "_LAUNCH_BYTES", 0)
 
 
-@pytest.mark.parametrize("heads", [(6, 2), (3, 3), (8, 1)])
-@pytest.mark.parametrize("window", [None, 60])
-@pytest.mark.parametrize("case", SHARED)
-def test_shared_prefixes_are_read_once(case, window, heads, every_span_pays, monkeypatch):
-    before, shared_lens = SHARED[case]
-    lengths = [(tokens, 1) for tokens in before]
-    scene = Scene(spec(*heads, window=window), lengths, shared_lens=shared_lens)
+@pytest.fixture
+def launched(monkeypatch):
+    """Grows by one with each launch of the prefix kernel."""
     launched = []
     monkeypatch.setattr(
         triton_backend,
         "prefix_attention",
         lambda *args, **options: launched.append(prefix_attention(*args, **options)),
     )
+    return launched
+
+
+@pytest.mark.parametrize("heads", [(6, 2), (3, 3), (8, 1)])
+@pytest.mark.parametrize("window", [None, 60])
+@pytest.mark.parametrize("case", SHARED)
+def test_shared_prefixes_are_read_once(case, window, heads, every_span_pays, launched):
+    before, shared_lens = SHARED[case]
+    lengths = [(tokens, 1) for tokens in before]
+    scene = Scene(spec(*heads, window=window), lengths, shared_lens=shared_lens)
     check(scene)
     assert len(launched) == 1
     check(without_sharing(scene))
     assert len(launched) == 1
+
+
+@pytest.mark.parametrize("window", [None, 60])
+@pytest.mark.parametrize("decodes", [0, 2])
+@pytest.mark.parametrize("case", SHARED)
+def test_chunks_after_a_shared_prefix_read_it_once(
+    case, decodes, window, every_span_pays, launched
+):
+    before, shared_lens = SHARED[case]
+    lengths = [(tokens, 1 + 2 * (i % 3)) for i, tokens in enumerate(before)]
+    scene = Scene(
+        spec(window=window),
+        [(90, 1)] * decodes + lengths,
+        shared_lens=[0, 80][:decodes] + shared_lens,
+    )
+    scene.batch = replace(scene.batch, num_decodes=decodes)
+    check(scene)
+    assert len(launched) == 1 + (decodes > 0)
 
 
 @pytest.mark.parametrize("seed", range(12))

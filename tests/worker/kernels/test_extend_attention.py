@@ -130,16 +130,16 @@ def test_a_plan_holds_every_tile_once(seed):
     query_lens = np.append(random.integers(1, 500, random.integers(1, 40)), 450).astype(np.int32)
     seq_lens = query_lens + random.integers(0, 900, len(query_lens)).astype(np.int32)
     chosen = np.flatnonzero(random.integers(0, 2, len(query_lens)) | (query_lens > 400))
-    plan = plan_extend(seq_lens, query_lens, chosen, 32).reshape(-1, 2)
-    tiles = [tuple(tile) for tile in plan.tolist()]
+    plan = plan_extend(seq_lens, query_lens, chosen, 32).reshape(-1, 4)
+    tiles = [tuple(tile) for tile in plan[:, :2].tolist()]
     assert sorted(tiles) == [(s, first) for s in chosen for first in range(0, query_lens[s], 32)]
 
 
 def test_a_plan_starts_with_the_most_work_and_keeps_chunks_together():
     seq_lens, query_lens = np.array([64, 900, 7, 96]), np.array([64, 64, 7, 96])
-    plan = plan_extend(seq_lens, query_lens, np.array([0, 1, 3]), 32).reshape(-1, 2)
+    plan = plan_extend(seq_lens, query_lens, np.array([0, 1, 3]), 32).reshape(-1, 4)
     in_order = [(1, 32), (1, 0), (3, 64), (3, 32), (3, 0), (0, 32), (0, 0)]
-    assert [tuple(tile) for tile in plan.tolist()] == in_order
+    assert [tuple(tile) for tile in plan[:, :2].tolist()] == in_order
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 128, 192, 256])
