@@ -52,7 +52,9 @@ def reference(smollm2) -> PreTrainedModel:
 
 @pytest.fixture
 def sharing_plans(monkeypatch) -> list[bool]:
-    """Of every plan of a step that decodes, whether it shares prefixes."""
+    """Of every plan of a step that decodes, whether it shares prefixes; those for the capture of
+    CUDA graphs come first.
+    """
     from worker.attention.triton import TritonBackend
 
     plans: list[bool] = []

@@ -34,6 +34,7 @@ def test_nothing_leaks_and_greedy_answers_stay_right(
         disable_overlap_schedule=not overlap,
         disable_radix_cache=not radix,
     )
+    sharing_plans.clear()
     rng = np.random.default_rng(3)
     prefixes = [rng.integers(3, VOCAB_SIZE, 150).tolist() for _ in range(4)]
     wanted: dict[str, tuple[list[int], int, bool]] = {}
