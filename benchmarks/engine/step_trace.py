@@ -104,6 +104,8 @@ class _Trace:
         with record_function(_SPAN):
             chunks = self._step()
         self._seen += 1
+        if self._seen in (_WARM_UP, _WARM_UP + _STEPS):
+            _wait_for_device()  # it is to run what was launched in the recorded steps, and no more
         self._profiler.step()
         if self._seen == _WARM_UP + _STEPS:
             raise _TracedEnough
@@ -119,3 +121,8 @@ class _Trace:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self._path))
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -156,7 +156,7 @@ class TraceTable:
 def _kernel(traced: dict[str, Any]) -> Event:
     name = traced["name"]
     kind = kernel_class(name)
-    name = name.removeprefix("void ").split("(")[0]
+    name = name.removeprefix("void ").replace("(anonymous namespace)::", "").split("(")[0].strip()
     if kind == _BY_GRID:
         name = f"{list(traced['args'].get('grid', []))} {name}"
     return Event(name, kind, traced["ts"], traced["dur"])

@@ -40,7 +40,7 @@ def table(tmp_path):
     [
         ("nvjet_tst_64x8_64x16_4x1_v_bz_splitK_TNT", "matrix products"),
         ("void cublasLt::splitKreduce_kernel<32, 16, int, float>(cublasLt::P)", "matrix products"),
-        ("_skinny_gated", "matrix products"),
+        ("_skinny_linear", "matrix products"),
         ("_prefix_kernel", "attention: shared prefixes"),
         ("_decode_kernel", "attention: decode"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma", "attention: prompts"),
@@ -59,7 +59,7 @@ def test_totals_gaps_and_overlaps(table):
         kernel("nvjet_a", 100, 10, grid=(132, 1, 1)),
         kernel("nvjet_a", 120, 30, grid=(64, 1, 1)),
         kernel("_silu_and_mul", 140, 20),  # 10 of them beside the product
-        kernel("Memcpy HtoD", 190, 10, category="gpu_memcpy"),
+        kernel("Memcpy HtoD (Pinned -> Device)", 190, 10, category="gpu_memcpy"),
         kernel("aten::mm", 0, 500, category="cpu_op"),
     )
     assert found.on_gpu
@@ -69,6 +69,7 @@ def test_totals_gaps_and_overlaps(table):
         "[132, 1, 1] nvjet_a": 10,
         "[64, 1, 1] nvjet_a": 30,
     }
+    assert set(found.kinds["copies and indexing"]) == {"Memcpy HtoD"}
     console = Console(width=200, record=True)
     found.show(console, "a trace")
     rows = [
