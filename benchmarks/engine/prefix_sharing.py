@@ -14,11 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # so that this file can be run as it is
 
@@ -136,14 +135,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console(width=150)
     facts = machine()
     console.print(", ".join(f"{key} {value}" for key, value in facts.items()), style="dim")
-    found: dict[str, list[Any]] = {}
     if "layer" in parsed.parts:
-        found["layer"] = list(_layer_rows(parsed))
-        _show_layers(console, parsed.model, found["layer"])
+        layers = list(_layer_rows(parsed))
+        _show_layers(console, parsed.model, layers)
+        _keep(parsed, facts, {"layer": layers})
     if wanted := [part for part in parsed.parts if part != "layer"]:
-        found |= _engine_rows(parsed, wanted)
+        found = _engine_rows(parsed, wanted)
         _show_engines(console, parsed.model, [row for part in wanted for row in found[part]])
-    _keep(parsed, facts, found)
+        _keep(parsed, facts, found)
     console.print(f"written to {parsed.output}")
 
 
@@ -278,7 +277,11 @@ def _show_engines(console: Console, model: str, rows: Sequence[EngineRow]) -> No
     console.print(table)
 
 
-def _keep(parsed: argparse.Namespace, facts: dict[str, str], found: dict[str, list[Any]]) -> None:
+def _keep(
+    parsed: argparse.Namespace,
+    facts: dict[str, str],
+    found: Mapping[str, Sequence[LayerRow | EngineRow]],
+) -> None:
     """Write the rows of each part; other models and other parts stay in the file."""
     path: Path = parsed.output
     document = {"benchmark": path.stem, "models": {}}
