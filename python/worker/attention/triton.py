@@ -8,7 +8,7 @@ that a library's dense kernel computes faster.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,17 +28,17 @@ from ..kernels.extend_attention import (
     ExtendTile,
     SharedPartials,
     extend_attention,
-    plan_extend,
 )
 from ..kernels.prefix_attention import WORDS_PER_SPAN, prefix_attention
 from . import fresh_prefill
 from .base import AttentionBackend, AttentionSpec, HostPlan, UnsupportedAttention, current_batch
 from .batch import ForwardBatch
+from .chunks import Chunks
 from .prefix_sharing import PrefixSharing, SharingLimits
 
 # A launch takes as long as reading so many bytes, with what it keeps from overlapping.
 _LAUNCH_BYTES = 10 << 20
-_SHARED_PARTIALS = 4096
+_SHARED_PARTIALS = 8192  # results of a token in a shared span that a step has room for
 
 
 @dataclass(frozen=True)
@@ -58,84 +58,6 @@ class _Chip:
         return cls(properties.multi_processor_count, properties.shared_memory_per_block_optin)
 
 
-@dataclass(frozen=True)
-class _SharedSpans:
-    """What the prompt chunks of a step share, on the device but for the first two.
-
-    lengths, partials: [sequences] int32, see `SharedPrefixes`; 0 for those that decode
-    plan, first_partials: the prefix kernel's arguments
-    """
-
-    lengths: np.ndarray
-    partials: np.ndarray
-    plan: torch.Tensor
-    first_partials: torch.Tensor
-
-    @classmethod
-    def of(cls, batch: ForwardBatch, sharing: PrefixSharing) -> _SharedSpans | None:
-        """None if reading what is shared once would not pay."""
-        decodes = batch.num_decodes
-        if batch.shared_lens is None:
-            return None
-        shared = sharing.of_chunks(batch.shared_lens[decodes:], batch.query_lens[decodes:])
-        if shared is None:
-            return None
-        lengths, partials = np.zeros((2, len(batch.seq_lens)), dtype=np.int32)
-        lengths[decodes:], partials[decodes:] = shared.lengths, shared.partials
-        items = shared.items + np.array([decodes, 0, 0, decodes, 0, 0], dtype=np.int32)
-        each = np.repeat(partials, batch.query_lens)
-        first_partials = np.cumsum(each, dtype=np.int32) - each
-        device = batch.page_table.device
-        return cls(
-            lengths, partials, _upload(items.reshape(-1), device), _upload(first_partials, device)
-        )
-
-
-@dataclass(frozen=True)
-class _Chunks:
-    """The prompt chunks of a step.
-
-    every: [chunks] their sequences; dense: those for a dense kernel, if it is usable;
-    others: [chunks] the sequences of the rest
-    shared: what the prefix kernel computes for them
-    tile_plans: the extend kernel's work lists on the device, by sequences and tokens of a tile
-    """
-
-    every: np.ndarray
-    dense: list[fresh_prefill.Group]
-    others: np.ndarray
-    shared: _SharedSpans | None
-    tile_plans: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, batch: ForwardBatch, sharing: PrefixSharing) -> _Chunks:
-        every = np.arange(batch.num_decodes, len(batch.seq_lens))
-        tokens = batch.query_lens[every]
-        starts = batch.num_decodes + np.cumsum(tokens) - tokens
-        dense, grouped = fresh_prefill.group_chunks(
-            starts, tokens, is_fresh=batch.seq_lens[every] == tokens
-        )
-        return cls(every, dense, every[~grouped], _SharedSpans.of(batch, sharing))
-
-    def tile_plan(
-        self, batch: ForwardBatch, sequences: np.ndarray, tile_tokens: int
-    ) -> torch.Tensor:
-        """The extend kernel's work list for `sequences`: `every`, or the `others`."""
-        key = (len(sequences), tile_tokens)
-        if key not in self.tile_plans:
-            shared = self.shared
-            words = plan_extend(
-                batch.seq_lens,
-                batch.query_lens,
-                sequences,
-                tile_tokens,
-                None if shared is None else shared.lengths,
-                None if shared is None else shared.partials,
-            )
-            self.tile_plans[key] = _upload(words, batch.page_table.device)
-        return self.tile_plans[key]
-
-
 class TritonBackend(AttentionBackend):
     """NVIDIA GPUs; elsewhere Triton's interpreter, for tests."""
 
@@ -147,7 +69,7 @@ class TritonBackend(AttentionBackend):
         self._chip = _Chip.of(k_cache[0].device)
         self._split_target = split_target(self._chip.multiprocessors, k_cache[0].shape[1])
         self._workspaces: dict[tuple[int, int], DecodeWorkspace] = {}
-        self._chunks: _Chunks | None = None
+        self._chunks: Chunks | None = None
 
     def prepare(self, specs: Sequence[AttentionSpec], dtype: torch.dtype) -> None:
         for spec in specs:
@@ -226,7 +148,7 @@ class TritonBackend(AttentionBackend):
 
     def plan(self, batch: ForwardBatch) -> None:
         decodes_only = batch.num_decodes == len(batch.seq_lens)
-        self._chunks = None if decodes_only else _Chunks.of(batch, self._sharing)
+        self._chunks = None if decodes_only else Chunks.of(batch, self._sharing)
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
@@ -272,7 +194,7 @@ class TritonBackend(AttentionBackend):
         v: torch.Tensor,
         out: torch.Tensor,
         spec: AttentionSpec,
-        chunks: _Chunks,
+        chunks: Chunks,
     ) -> None:
         batch, sequences = current_batch(), chunks.every
         if chunks.dense and fresh_prefill.usable(spec, q.dtype, q.device):
@@ -364,9 +286,3 @@ def _options(spec: AttentionSpec) -> dict[str, Any]:
         "logit_soft_cap": spec.logit_soft_cap,
         "sinks": spec.sinks,
     }
-
-
-def _upload(words: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy int32 words to the device without waiting for it."""
-    host = torch.from_numpy(words)
-    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
 
 from .attention_reference import softmax_attention
+from .dependent_launch import gdc_wait, launches_early
 from .online_softmax import NO_MAXIMUM, add_sink, attend_block, padded_head, take_partials
 
 WORDS_PER_ITEM = 6
@@ -197,7 +197,7 @@ def decode_attention(
     heads, head_dim = q.shape[1:]
     kv_heads = k_cache.shape[1]
     group = heads // kv_heads
-    overlaps = shares_prefixes and q.is_cuda
+    early = shares_prefixes and launches_early(q.device)
     head_pad = padded_head(head_dim)
     group_pad = triton.next_power_of_2(group)
     _decode_kernel[(kv_heads * (len(plan) // WORDS_PER_ITEM),)](
@@ -228,10 +228,10 @@ def decode_attention(
         WINDOW=sliding_window,
         SOFT_CAP=logit_soft_cap,
         SHARES=shares_prefixes,
-        OVERLAPS=overlaps,
+        EARLY=early,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
-        launch_pdl=overlaps,
+        launch_pdl=early,
     )
 
 
@@ -266,7 +266,7 @@ def _decode_kernel(
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     SHARES: tl.constexpr,
-    OVERLAPS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     # KV heads run side by side: together they read whole cache rows.
     kv_head = tl.program_id(0) % KV_HEADS
@@ -274,7 +274,7 @@ def _decode_kernel(
     sequence, part = tl.load(item), tl.load(item + 1)
     parts, first_partial = tl.load(item + 2), tl.load(item + 3)
     if sequence < 0:
-        if OVERLAPS:  # the launch after this one takes this one's end for the prefix kernel's
+        if EARLY:  # the launch after this one takes this one's end for the prefix kernel's
             gdc_wait()
         return
     seq_len = tl.load(seq_lens + sequence)
@@ -322,7 +322,7 @@ def _decode_kernel(
         )
         token += BLOCK_N
 
-    if OVERLAPS:  # the prefix kernel's results are there
+    if EARLY:  # the prefix kernel's results are there
         gdc_wait()
     out += sequence.to(tl.int64) * out_stride
     partial_outs += first_partial * (KV_HEADS * GROUP * HEAD_DIM)

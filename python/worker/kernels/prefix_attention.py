@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents
 
+from .dependent_launch import gdc_launch_dependents, launches_early
 from .extend_attention import ExtendTile
 from .online_softmax import LOG2_E, NO_MAXIMUM, attend_cached, padded_head
 
@@ -76,7 +76,7 @@ def prefix_attention(
         BLOCK_N=tile.block_n,
         WINDOW=sliding_window,
         SOFT_CAP=logit_soft_cap,
-        OVERLAPS=q.is_cuda,
+        EARLY=launches_early(q.device),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
@@ -106,9 +106,9 @@ def _prefix_kernel(
     BLOCK_N: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
-    OVERLAPS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    if OVERLAPS:  # programs of the next launch take the place of those that end
+    if EARLY:  # programs of the next launch take the place of those that end
         gdc_launch_dependents()
     kv_head = tl.program_id(0) % KV_HEADS
     item = plan + tl.program_id(0) // KV_HEADS * 6
