@@ -49,6 +49,7 @@ LAYER_CURVES = {
 ENGINE_CURVES = {
     "members": [(256 // members, members, 2048, 128, 64) for members in (4, 16, 64)],
     "shared": [(16, 16, shared, 128, 64) for shared in (512, 2048, 8192)],
+    "prefill": [(16, 16, 2048, 128, 1), (4, 64, 4096, 64, 1)],
     "goal": [(64, 16, 2048, 128, 256)],
 }
 UNSHARED = [1, 64, 256]
@@ -97,10 +98,12 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Speed:
-    """Prompt and generated tokens a second, and the median of steps in which all decode."""
+    """Prompt and generated tokens a second, and the median of steps in which all decode; None where
+    answers have but one token.
+    """
 
     total_tokens_per_second: float
-    decode_step_ms: float
+    decode_step_ms: float | None
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,16 @@ class EngineRow:
     def cells(self) -> list[str]:
         """A row of the table."""
         ours, other = self.sharing, self.without
-        return [
+        cells = [
             f"{self.groups} x {self.members}: {self.shared} + {self.own} -> {self.output}",
             f"{other.total_tokens_per_second:,.0f}",
             f"{ours.total_tokens_per_second:,.0f}",
             f"{ours.total_tokens_per_second / other.total_tokens_per_second:.3f} x",
+        ]
+        if ours.decode_step_ms is None or other.decode_step_ms is None:
+            return cells
+        return [
+            *cells,
             f"{other.decode_step_ms:.3f}",
             f"{ours.decode_step_ms:.3f}",
             f"{other.decode_step_ms / ours.decode_step_ms:.3f} x",
@@ -153,9 +161,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--curve",
         nargs="+",
-        choices=[*LAYER_CURVES],
-        default=[*LAYER_CURVES],
-        help="of layer and engine: over group sizes, over shared lengths, the load to be reached",
+        choices=[*ENGINE_CURVES],
+        default=[*ENGINE_CURVES],
+        help="of layer and engine: over group sizes, over shared lengths, prompts alone (engine), "
+        "the load to be reached",
     )
     parser.add_argument("--quick", action="store_true", help="the ends of each curve alone")
     parser.add_argument(
@@ -170,7 +179,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _points(parsed: argparse.Namespace, curves: dict[str, list[tuple]]) -> list[tuple]:
     """Those of the wanted curves, each once."""
-    wanted = [curves[name] for name in parsed.curve]
+    wanted = [curves[name] for name in parsed.curve if name in curves]
     if parsed.quick:
         wanted = [[points[0], points[-1]] for points in wanted]
     return list(dict.fromkeys(point for points in wanted for point in points))
@@ -262,6 +271,8 @@ def _speed(engine: Radixfleet, batch: Batch) -> Speed:
     engine.clear_prefix_cache()
     with StepClock(engine.engine.scheduler) as clock:
         speed = total_speed(engine, batch)
+    if max(batch.output_lengths) == 1:
+        return Speed(speed, None)
     decodes = DecodeTimes.of(clock.times, at_least=len(batch.prompts))
     if decodes is None:
         raise ValueError(f"{len(batch.prompts)} requests never decoded at the same time")

@@ -71,12 +71,14 @@ def test_the_engines_rows_stand_beside_those_of_earlier_runs(tmp_path, capsys):
     output = tmp_path / "sharing.json"
     earlier = {"benchmark": "sharing", "models": {"tiny": {"layer": 1}, "other": {"layer": 2}}}
     output.write_text(json.dumps(earlier))
-    arguments = ["--parts", "engine", "unshared", "--curve", "goal", "--output", str(output)]
+    arguments = ["--parts", "engine", "unshared", "--curve", "prefill", "goal", "--quick"]
+    arguments += ["--output", str(output)]
     prefix_sharing.main([*TINY, *ENGINE, *arguments])
     models = json.loads(output.read_text())["models"]
     assert models["other"] == {"layer": 2}
     assert models["tiny"]["layer"] == 1
-    (row,) = models["tiny"]["engine"]["rows"]
+    *prompts, row = models["tiny"]["engine"]["rows"]
+    assert all(each["sharing"]["decode_step_ms"] is None for each in prompts)
     assert (row["groups"], row["members"], row["shared"], row["output"]) == (64, 16, 2048, 256)
     unshared = models["tiny"]["unshared"]["rows"]
     assert [row["groups"] for row in unshared] == prefix_sharing.UNSHARED
