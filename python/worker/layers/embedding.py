@@ -56,6 +56,12 @@ class LMHead(nn.Module):
             logits = F.linear(hidden, self.weight)
         return self._parallel.all_gather(logits, self._share.total)
 
+    def skinny(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`forward` for a few tokens on a GPU."""
+        from ..kernels.skinny_linear import skinny_linear
+
+        return self._parallel.all_gather(skinny_linear(hidden, self.weight), self._share.total)
+
     def pack(self) -> None:
         """Bring the loaded weight into the fastest layout; a tied one stays, for the embedding."""
         if can_pack(self.weight):

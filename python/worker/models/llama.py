@@ -158,6 +158,9 @@ class LlamaForCausalLM(Decoder):
         return hidden
 
     def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        # A library's product of several tokens reads the head as fast.
+        if self.few_tokens and len(hidden) == 1:
+            return self.lm_head.skinny(hidden)
         return self.lm_head(hidden)
 
     @property
