@@ -158,3 +158,13 @@ def test_a_plan_is_made_again_only_when_what_is_shared_has_changed():
     assert changed is not None
     assert changed.lengths.tolist() == [900, 900, 0]
     assert sharing.of_decodes(np.zeros(2, dtype=np.int32)) is None
+
+
+def test_long_chunks_fill_their_tiles_alone_and_short_ones_together():
+    sharing = PrefixSharing(LIMITS)
+    shared_lens = np.array([0, *[2048] * 15], dtype=np.int32)
+    short = sharing.of_chunks(shared_lens, np.full(16, 6, dtype=np.int32))
+    assert short is not None
+    assert short.lengths.tolist() == [2048] * 16
+    assert set(short.items[:, 4].tolist()) == {16}
+    assert sharing.of_chunks(shared_lens, np.full(16, 100, dtype=np.int32)) is None
