@@ -25,6 +25,9 @@ from worker.kernels.decode_attention import decode_attention_reference
 from .agreement import NEAR_TIE_BFLOAT16, check_greedy, gaps
 from .smollm2 import GREEDY, answers, engine
 
+# Numbers made up at random, which these answers consist of, often nearly tie.
+SAME_SHARE = 0.94
+
 TOWNS = ["Ash", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Larch", "Maple", "Oak", "Rowan", "Yew"]
 
 
@@ -72,13 +75,13 @@ def tree_answers(smollm2, tree, sharing_plans):
 def test_greedy_tokens(tree, tree_answers, reference, sharing_plans, arguments):
     found = tree_answers(**arguments)
     assert sum(sharing_plans) >= 12
-    check_greedy(reference, tree, found, NEAR_TIE_BFLOAT16)
+    check_greedy(reference, tree, found, NEAR_TIE_BFLOAT16, SAME_SHARE)
 
 
 def test_greedy_tokens_without_sharing(tree, tree_answers, reference, sharing_plans):
     found = tree_answers(disable_prefix_sharing=True)
     assert not any(sharing_plans)
-    check_greedy(reference, tree, found, NEAR_TIE_BFLOAT16)
+    check_greedy(reference, tree, found, NEAR_TIE_BFLOAT16, SAME_SHARE)
 
 
 def test_an_fp8_cache_costs_no_more_when_it_is_shared(tree, tree_answers, reference, sharing_plans):
