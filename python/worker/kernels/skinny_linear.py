@@ -3,7 +3,8 @@
 A decode step of a few requests is bound by reading weights. Here each program reads some rows of a
 weight, once and in a stream, and does what stands around the product as well: RMSNorm of the input,
 the gate of a feed-forward network, the sum with the residual stream. One token is multiplied with
-the numbers as they come; up to 16 go to tensor cores, as columns of a tile that they do not fill.
+the numbers as they come; up to 8 go to tensor cores, as columns of a tile that they do not fill,
+and are normalized before.
 """
 
 # Launch options, such as num_warps, are no parameters of a kernel.
@@ -60,9 +61,9 @@ def skinny_linear(
 ) -> torch.Tensor:
     """y = norm(x) Wᵀ · scales + b, added up in float32.
 
-    x: [tokens, inputs], the last axis contiguous; 1 to 16 tokens, for speed
+    x: [tokens, inputs], the last axis contiguous; 1 to 8 tokens, for speed
     weight: [outputs, inputs], contiguous, in x's dtype or an 8-bit float; bias: [outputs]
-    norm_weight: [inputs], of an RMSNorm of x; None: x is taken as it is
+    norm_weight: [inputs], of an RMSNorm of x, for one token only; None: x is taken as it is
     scales: [outputs] float32
     gated: the result is silu(y's first half) · second half
     add_to: [tokens, outputs], contiguous: the result is added to it, in place
@@ -93,9 +94,8 @@ def skinny_linear(
     else:
         options["BLOCK_T"] = max(8, triton.next_power_of_2(tokens))
         options["WARPS"] = tile.num_warps
-        _skinny_few[grid](
-            x, weight, norm_weight, scales, bias, out, eps, tokens, x.stride(0), **options
-        )
+        assert norm_weight is None
+        _skinny_few[grid](x, weight, scales, bias, out, tokens, x.stride(0), **options)
     return out
 
 
@@ -182,11 +182,9 @@ def _skinny_one(
 def _skinny_few(
     x,
     weight,
-    norm_weight,
     scales,
     bias,
     out,
-    eps,
     tokens,
     x_stride,
     INPUTS: tl.constexpr,
@@ -214,21 +212,13 @@ def _skinny_few(
     part = tl.arange(0, WARPS)[:, None, None] * (BLOCK_K // WARPS)
     part += tl.arange(0, BLOCK_K // WARPS)[None, None, :]
     products = tl.zeros([WARPS, row.shape[0], BLOCK_T], tl.float32)
-    squares = tl.zeros([WARPS, BLOCK_T, BLOCK_K // WARPS], tl.float32)
     for start in tl.range(0, INPUTS, BLOCK_K, num_stages=STAGES):
         column = start + part
         numbers = _load_columns(of_row, column, INPUTS, BLOCK_K).to(x.dtype.element_ty)
         value = tl.load(of_token + column, mask=is_token & (column < INPUTS), other=0.0)
-        if norm_weight is not None:
-            wide = value.to(tl.float32)
-            squares += wide * wide
-            factor = _load_columns(norm_weight, column, INPUTS, BLOCK_K).to(tl.float32)
-            value = (wide * factor).to(x.dtype.element_ty)
         value = tl.permute(value, (0, 2, 1))
         products = tl.dot(numbers, value, products, input_precision="ieee")
     sums = tl.trans(tl.sum(products, 0))
-    if norm_weight is not None:
-        sums *= tl.rsqrt(tl.sum(tl.sum(squares, 2), 0) / INPUTS + eps)[:, None]
     _finish(sums, row, scales, bias, out, tokens, OUTPUTS, GATED, ADD, BLOCK_T, BLOCK_N)
 
 

@@ -44,7 +44,8 @@ class Linear(nn.Module):
         gated: bool = False,
         add_to: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The layer for a few tokens on a GPU, in one launch with what stands around it.
+        """The layer for a few tokens on a GPU, in one launch with what stands around it (a norm
+        of more than one token is another).
 
         With `norm`, the layer of norm(x); `gated`: silu(y's first half) · second half; `add_to`,
         changed in place and returned, is what the result is added to. FP8 weights are multiplied
@@ -52,6 +53,8 @@ class Linear(nn.Module):
         """
         from ..kernels.skinny_linear import skinny_linear
 
+        if norm is not None and len(x) > 1:  # tensor cores take their operands as they are
+            x, norm = norm(x)[0], None
         return skinny_linear(
             x,
             self.weight,
