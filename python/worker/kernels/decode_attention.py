@@ -3,7 +3,8 @@
 The query heads that share a KV head are the rows of one tensor-core tile. A program computes one
 item of the work list for one KV head: a part of one sequence's keys. Sequences that have several
 parts leave partial results; whichever part arrives last merges them, always in the same order, so
-there is no second launch and the result does not depend on the arrival.
+there is no second launch and the result does not depend on the arrival. What `prefix_attention`
+left for keys that several sequences share is merged in the same way.
 (Flash-Decoding: https://crfm.stanford.edu/2023/10/12/flashdecoding.html)
 """
 
