@@ -44,12 +44,11 @@ class Linear(nn.Module):
         gated: bool = False,
         add_to: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The layer for a few tokens on a GPU, in one launch with what stands around it (a norm
-        of more than one token is another).
+        """The layer for a few tokens on a GPU, in one launch with what stands around it.
 
-        With `norm`, the layer of norm(x); `gated`: silu(y's first half) · second half; `add_to`,
-        changed in place and returned, is what the result is added to. FP8 weights are multiplied
-        with x as it is.
+        With `norm`, the layer of norm(x), which for more than one token is a launch of its own;
+        `gated`: silu(y's first half) · second half; `add_to`, changed in place and returned, is
+        what the result is added to. FP8 weights are multiplied with x as it is.
         """
         from ..kernels.skinny_linear import skinny_linear
 
