@@ -57,7 +57,6 @@ def skinny_linear(
     bias: torch.Tensor | None = None,
     gated: bool = False,
     add_to: torch.Tensor | None = None,
-    tile: Tile | None = None,
 ) -> torch.Tensor:
     """y = norm(x) Wᵀ · scales + b, added up in float32.
 
@@ -67,12 +66,11 @@ def skinny_linear(
     scales: [outputs] float32
     gated: the result is silu(y's first half) · second half
     add_to: [tokens, outputs], contiguous: the result is added to it, in place
-    tile: `Tile.choose` if None
     Returns [tokens, outputs], or half of them if gated, in x's dtype; `add_to` if it is given.
     """
     tokens, inputs = x.shape
     outputs = weight.shape[0] // 2 if gated else weight.shape[0]
-    tile = tile or Tile.choose(tokens, inputs, weight.element_size())
+    tile = Tile.choose(tokens, inputs, weight.element_size())
     block_n = tile.rows // 2 if gated else tile.rows
     out = x.new_empty(tokens, outputs) if add_to is None else add_to
     early = launches_early(x.device)
@@ -92,9 +90,9 @@ def skinny_linear(
     if tokens == 1:
         _skinny_one[grid](x, weight, norm_weight, scales, bias, out, eps, **options)
     else:
+        assert norm_weight is None, "tensor cores take their operands as they are"
         options["BLOCK_T"] = max(8, triton.next_power_of_2(tokens))
         options["WARPS"] = tile.num_warps
-        assert norm_weight is None
         _skinny_few[grid](x, weight, scales, bias, out, tokens, x.stride(0), **options)
     return out
 
