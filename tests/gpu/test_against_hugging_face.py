@@ -10,6 +10,7 @@ import importlib.util
 import pytest
 import torch
 
+from worker.layers.linear import Linear
 from worker.runtime.model_runner import ModelRunner
 
 from ..worker.checkpoints import hf_reference
@@ -65,12 +66,21 @@ def test_greedy_tokens_after_retraction(smollm2, prompts, reference, backend):
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "not fused"])
-def test_greedy_tokens_of_few_requests(smollm2, prompts, reference, fused):
+def test_greedy_tokens_of_few_requests(smollm2, prompts, reference, monkeypatch, fused):
     """So few that a decode step is computed by fewer, larger kernels, unless that is turned off."""
+    fused_sizes: set[int] = set()
+    skinny = Linear.skinny
+
+    def noted(self, x, **named):
+        fused_sizes.add(len(x))
+        return skinny(self, x, **named)
+
+    monkeypatch.setattr(Linear, "skinny", noted)
     with engine(smollm2, disable_fused_decode=not fused) as made:
         for count in (1, 2, 8):
             chosen = prompts[-count:]
             check_greedy(reference, chosen, answers(made, chosen), NEAR_TIE_BFLOAT16)
+    assert fused_sizes >= {1, 2, 8} if fused else not fused_sizes
 
 
 @pytest.mark.parametrize("size", [2, 4])

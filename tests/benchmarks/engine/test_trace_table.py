@@ -40,7 +40,7 @@ def table(tmp_path):
     [
         ("nvjet_tst_64x8_64x16_4x1_v_bz_splitK_TNT", "matrix products"),
         ("void cublasLt::splitKreduce_kernel<32, 16, int, float>(cublasLt::P)", "matrix products"),
-        ("_skinny_linear", "matrix products"),
+        ("_skinny_few", "matrix products"),
         ("_prefix_kernel", "attention: shared prefixes"),
         ("_decode_kernel", "attention: decode"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma", "attention: prompts"),
