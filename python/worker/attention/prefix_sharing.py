@@ -117,7 +117,7 @@ def share_prefixes(
     kept = _worthwhile(spans, starts, tiles_alone, limits)
     if (
         sum(span.tiles for span in kept) > max_tiles
-        or sum(span.tokens for span in kept) > limits.partials // 2
+        or sum(span.tokens for span in kept) > limits.partials
     ):
         kept = _worthwhile(_best(kept, limits, max_tiles), starts, tiles_alone, limits)
     if not kept or sum(span.saved for span in kept) < limits.launch_keys:
@@ -193,12 +193,15 @@ def _worthwhile(
 
 
 def _best(kept: list[_Span], limits: SharingLimits, max_tiles: int) -> list[_Node]:
-    """The nodes that save most, as many as the limits allow."""
-    by_saving = sorted(range(len(kept)), key=lambda index: -kept[index].saved)
-    tiles = np.cumsum([kept[index].tiles for index in by_saving])
-    tokens = np.cumsum([kept[index].tokens for index in by_saving])
-    fitting = np.count_nonzero((tiles <= max_tiles) & (tokens <= limits.partials // 2))
-    return [kept[index].node for index in sorted(by_saving[:fitting])]
+    """The nodes that save most, of those for which there still is room."""
+    partials = limits.partials
+    chosen: list[int] = []
+    for index in sorted(range(len(kept)), key=lambda index: -kept[index].saved):
+        span = kept[index]
+        if span.tiles <= max_tiles and span.tokens <= partials:
+            max_tiles, partials = max_tiles - span.tiles, partials - span.tokens
+            chosen.append(index)
+    return [kept[index].node for index in sorted(chosen)]
 
 
 def _cut(kept: list[_Span], sequences: int, limits: SharingLimits) -> SharedPrefixes:
@@ -212,11 +215,13 @@ def _cut(kept: list[_Span], sequences: int, limits: SharingLimits) -> SharedPref
     begin, start, tokens, tiles = np.array(columns).T
     blocks = -(-(nodes[:, 2] - begin) // _BLOCK)
     read_blocks = int(tokens @ blocks)
+    # Cutting may add so many partial results.
+    more_partials = min(limits.partials - int(tokens.sum()), limits.partials // 2)
     item_blocks = max(
         2.0,
         (4 * read_blocks * limits.partial_keys / (_BLOCK * limits.programs)) ** 0.5,
         int(tiles @ blocks) / limits.max_cuts,
-        2 * read_blocks / limits.partials,
+        read_blocks / more_partials if more_partials else float("inf"),
     )
     parts = np.maximum(1, np.rint(blocks / item_blocks).astype(np.int64))
     ordinals: list[int] = []

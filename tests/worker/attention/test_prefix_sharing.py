@@ -130,6 +130,31 @@ def test_the_largest_savings_come_first_where_not_all_have_room():
     assert plan.lengths.tolist() == [0, 0, 3000, 3000, 1000, 1000]
 
 
+def test_a_span_without_room_keeps_no_room_from_others():
+    lens = np.array([0, *[2000] * 9, 0, *[900] * 3], dtype=np.int32)
+    ones = np.ones_like(lens)
+    plan = share_prefixes(lens, ones, replace(LIMITS, partials=8), MANY)
+    assert plan is not None
+    assert plan.lengths.tolist() == [0] * 10 + [900] * 4
+    nested = np.array([0, *[2000] * 3, *[900] * 6], dtype=np.int32)
+    plan = share_prefixes(nested, ones[:10], replace(LIMITS, partials=8), MANY)
+    assert plan is not None
+    assert plan.lengths.tolist() == [2000] * 4 + [0] * 6
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 8])
+def test_all_room_for_partial_results_is_used_and_no_more(tokens):
+    shared_lens = np.array([0, *[9000] * 99], dtype=np.int32)
+    each = np.full(100, tokens, dtype=np.int32)
+    limits = replace(LIMITS, partials=800, programs=500)
+    plan = share_prefixes(shared_lens, each, limits, MANY)
+    assert plan is not None
+    check(plan, shared_lens, each, limits)
+    assert plan.lengths.tolist() == [9000] * 100
+    assert (plan.partials[0] > 1) == (tokens == 1)
+    assert share_prefixes(shared_lens, each, replace(limits, partials=99), MANY) is None
+
+
 def test_few_long_spans_are_cut_until_they_fill_the_chip_and_many_are_not():
     few, many = ([0, *[4096] * 15] * groups for groups in (1, 64))
     limits = replace(LIMITS, programs=32)
