@@ -3,6 +3,7 @@
 from functools import cache
 
 import pytest
+import torch
 
 
 @cache
@@ -18,3 +19,10 @@ def allow_loop_bounds() -> None:
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
     interpreter._patch_lang_tensor = patch
+
+
+def interpret_kernels() -> None:
+    """For tests that hand kernels CPU tensors; skips them where there is no Triton, or a GPU."""
+    if torch.cuda.is_available():
+        pytest.skip("with a GPU Triton compiles for it, and reads no CPU memory; see tests/gpu")
+    allow_loop_bounds()

@@ -10,7 +10,7 @@ import torch
 
 from worker.attention.base import AttentionSpec
 
-from ...worker.triton_interpreter import allow_loop_bounds
+from ...worker.triton_interpreter import allow_loop_bounds, interpret_kernels
 
 allow_loop_bounds()  # or skip all of this
 
@@ -37,6 +37,7 @@ def test_members_of_a_group_share_the_slots_of_their_prefix_and_no_others(groups
 
 @pytest.fixture
 def layer(monkeypatch) -> AttentionLayer:
+    interpret_kernels()
     monkeypatch.setattr("worker.attention.triton._LAUNCH_BYTES", 0)  # the least saving is welcome
     decoding = Groups(sequences=6, members=3, shared=192, own=20).decoding()
     spec = AttentionSpec(0, num_heads=4, num_kv_heads=2, head_dim=16, scale=0.25)
@@ -57,6 +58,7 @@ def test_sharing_reads_the_least_and_without_it_every_token_is_read(layer):
 
 
 def test_a_layers_row(tmp_path):
+    interpret_kernels()
     output = tmp_path / "sharing.json"
     arguments = ["--parts", "layer", "--curve", "members", "--quick", "--output", str(output)]
     prefix_sharing.main([*TINY, "--shrink", "32", *arguments])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -14,7 +15,7 @@ from worker.layers.embedding import LMHead, TokenEmbedding
 from worker.layers.linear import Linear, QKVLinear, RowParallelLinear
 from worker.layers.norm import QKNorm, RMSNorm
 
-from ..triton_interpreter import allow_loop_bounds
+from ..triton_interpreter import interpret_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -93,9 +94,7 @@ def test_a_merged_projection_equals_its_parts(bias: bool) -> None:
 
 
 def test_few_tokens_of_ranks_are_summed_before_they_are_added() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("with a GPU Triton compiles for it, and reads no CPU memory; see tests/gpu")
-    allow_loop_bounds()
+    interpret_kernels()
 
     class Twins(TensorParallel):
         """Two ranks with the same inputs and weights."""
@@ -112,6 +111,18 @@ def test_few_tokens_of_ranks_are_summed_before_they_are_added() -> None:
         found = stream.clone()
         layer.skinny_add(found, x)
         torch.testing.assert_close(found, stream + factor * (x @ alone.weight.T))
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_few_tokens_are_not_quantized_for_fp8_weights(tokens: int) -> None:
+    interpret_kernels()
+    layer = Linear(48, 16, bias=True)
+    fill(layer)
+    layer.quantize()
+    assert layer.weight_scales is not None
+    x = torch.randn(tokens, 48)
+    weight = layer.weight.float() * layer.weight_scales[:, None]
+    torch.testing.assert_close(layer.skinny(x), F.linear(x, weight, layer.bias))
 
 
 def test_a_tied_head_multiplies_with_the_embedding() -> None:

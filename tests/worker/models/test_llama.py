@@ -16,7 +16,7 @@ from worker.models.registry import build_model
 from worker.runtime.weights import load_weights
 
 from ..checkpoints import FAMILIES, VOCAB_SIZE, hf_logits, hf_reference, make_checkpoint
-from ..triton_interpreter import allow_loop_bounds
+from ..triton_interpreter import interpret_kernels
 from .dense_attention import NO_BATCH, DenseAttention, logits
 
 TOKENS = torch.randint(VOCAB_SIZE, (100,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -66,9 +66,7 @@ def test_the_last_layer_ends_with_the_tokens_that_are_wanted(
 def test_few_tokens_at_a_time_give_the_logits_of_all_at_once(
     family: str, tokens: int, step: int, tmp_path: Path
 ) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("with a GPU Triton compiles for it, and reads no CPU memory; see tests/gpu")
-    allow_loop_bounds()
+    interpret_kernels()
     model = load(make_checkpoint(tmp_path, family))
     expected = logits(model, TOKENS[:tokens])
     model.few_tokens = 4
