@@ -95,14 +95,17 @@ class Engine:
         those of POST /generate. Returns a dict for one prompt and a list of dicts for a list:
         "text", "output_ids" and "meta_info" with id, prompt_tokens, completion_tokens,
         cached_tokens, finish_reason and e2e_latency (seconds). With `stream`, an iterator of such
-        dicts, each with all text and tokens so far; those of a list of prompts also say which
-        prompt they answer, as "index". Closing the iterator ends its requests.
+        dicts, each with all text and tokens so far; those of several answers also say which one
+        they are, as "index". Closing the iterator ends its requests. With "n" above 1 in
+        `sampling_params` there is a list for one prompt, too; the answers to a prompt stand one
+        after the other.
 
         Raises ValueError if an argument is wrong or a prompt does not fit, RuntimeError if the
         engine fails or was shut down.
         """
         prompts, single = self._prompts(prompt, input_ids)
         outputs = self._begin(prompts, sampling_params)
+        single = single and len(outputs) == 1
         if stream:
             return self._stream(outputs, with_index=not single)
         for _ in self._run(outputs, stream_interval=0):
@@ -146,7 +149,7 @@ class Engine:
     def _begin(
         self, prompts: list[list[int]], sampling_params: dict | list[dict] | None
     ) -> list[TextOutput]:
-        """An answer to be for each prompt; everything is checked here."""
+        """The answers to be, those to a prompt in a row; everything is checked here."""
         if not isinstance(sampling_params, list):
             options = [SamplingOptions.of(sampling_params)] * len(prompts)
         elif len(sampling_params) == len(prompts):
@@ -156,8 +159,8 @@ class Engine:
                 f"sampling_params has {len(sampling_params)} entries for {len(prompts)} prompts"
             )
         token_bytes = self.tokenizer.token_bytes if self.tokenizer else None
-        outputs = []
-        for index, (prompt, option) in enumerate(zip(prompts, options, strict=True)):
+        requests: list[TextRequest] = []
+        for prompt, option in zip(prompts, options, strict=True):
             if option.stop_strings and token_bytes is None:
                 raise ValueError("without a tokenizer (skip_tokenizer_init) there is no text: stop")
             self._check_token_ids(option.named_tokens)
@@ -168,8 +171,10 @@ class Engine:
                 stop_strings=option.stop_strings,
                 skip_special_tokens=option.skip_special_tokens,
             )
-            outputs.append(TextOutput.begin(request, index, token_bytes))
-        return outputs
+            requests += request.samples(option.n)
+        return [
+            TextOutput.begin(request, index, token_bytes) for index, request in enumerate(requests)
+        ]
 
     def _room_after(self, prompt: list[int]) -> int:
         """How many tokens the answer to `prompt` can have; ValueError if it is no good prompt."""

@@ -22,7 +22,7 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """How one answer is made; the same names and defaults as `sampling_params` of POST /generate.
 
     `max_new_tokens` None means as many as fit. `top_k` -1 means all tokens. `logit_bias` maps token
-    ids to what is added to their logits.
+    ids to what is added to their logits. `n` is how many answers to make to each prompt.
     """
 
     max_new_tokens: Annotated[int, Meta(ge=1, le=_LARGEST)] | None = 128
@@ -40,6 +40,7 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] = 1.0
     logit_bias: Annotated[dict[_TokenId, _Bias], Meta(max_length=_MOST_TOKENS)] | None = None
     skip_special_tokens: bool = True
+    n: Annotated[int, Meta(ge=1, le=128)] = 1
 
     @classmethod
     def of(cls, given: dict[str, Any] | None) -> SamplingOptions:

@@ -85,6 +85,20 @@ def test_sampling_params_can_differ_from_prompt_to_prompt(engine):
     assert [len(answer["output_ids"]) for answer in answers] == [1, 5, 9]
 
 
+def test_samples_of_a_prompt_stand_in_a_row(engine):
+    sampling = {"seed": 3, "max_new_tokens": 6, "ignore_eos": True}
+    alone = [
+        engine.generate(prompt, sampling | {"seed": seed})["text"]
+        for prompt in PROMPTS[:2]
+        for seed in (3, 4)
+    ]
+    assert len(set(alone)) == 4
+    answers = engine.generate(PROMPTS[:2], sampling | {"n": 2})
+    assert [answer["text"] for answer in answers] == alone
+    events = engine.generate(PROMPTS[0], sampling | {"n": 2}, stream=True)
+    assert {event["index"]: event["text"] for event in events} == dict(enumerate(alone[:2]))
+
+
 def test_a_stop_string_and_a_stop_token_end_an_answer(engine):
     whole = engine.generate(PROMPTS[0], GREEDY)
     stop = whole["text"][3:5]

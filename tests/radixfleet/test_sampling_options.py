@@ -35,6 +35,8 @@ WRONG = [
     {"presence_penalty": -2.1},
     {"repetition_penalty": 0},
     {"min_new_tokens": -1},
+    {"n": 0},
+    {"n": 129},
     {"min_new_tokens": 2**31, "max_new_tokens": None},
     {"unknown": 1},
 ]

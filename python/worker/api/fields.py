@@ -79,6 +79,8 @@ Temperature = Annotated[float, Field(ge=0)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 TopK = Annotated[int, Field(le=2**31 - 1), AfterValidator(_check_top_k)]
 MinP = Annotated[float, Field(ge=0, le=1)]
+# As many samples of one prompt as OpenAI makes.
+SampleCount = Annotated[int, Field(ge=1, le=128)]
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]

@@ -28,14 +28,15 @@ router = APIRouter()
 @router.put("/generate", openapi_extra=takes(GenerateBody))
 @router.post("/generate", openapi_extra=takes(GenerateBody))
 async def generate(request: Request) -> Response:
-    """Continue one prompt, or each of a list.
+    """Continue one prompt, or each of a list, once or `n` times.
 
-    `max_new_tokens` is cut to what the context leaves.
+    Several answers come as a list, those to the same prompt one after the other. `max_new_tokens`
+    is cut to what the context leaves.
     """
     service = service_of(request)
     body = await read_body(request, GenerateBody)
     requests = await _requests(service, body)
-    is_list = isinstance(body.text, list) or _is_list_of_lists(body.input_ids)
+    is_list = isinstance(body.text, list) or _is_list_of_lists(body.input_ids) or len(requests) > 1
     if body.stream:
         return EventStream(_events(service, requests, is_list))
     outputs = await unless_disconnected(request.receive, service.run(requests))
@@ -66,6 +67,10 @@ async def _requests(service: WorkerService, body: GenerateBody) -> list[TextRequ
     prompts = await _prompts(service, body)
     samplings = _one_each("sampling_params", body.sampling_params, SamplingFields(), len(prompts))
     rids = _one_each("rid", body.rid, None, len(prompts))
+    counts = {sampling.n or 1 for sampling in samplings}
+    if len(counts) > 1:
+        raise bad_request("n must be the same for all prompts", "sampling_params")
+    (count,) = counts
     param = "text" if body.input_ids is None else "input_ids"
     requests = []
     for prompt, sampling, rid in zip(prompts, samplings, rids, strict=True):
@@ -73,15 +78,14 @@ async def _requests(service: WorkerService, body: GenerateBody) -> list[TextRequ
         room = service.limits.room_after(len(prompt))
         params = sampling.for_engine(min(sampling.max_new_tokens or room, room))
         service.limits.check_sampling(params, prefix="sampling_params.", least="min_new_tokens")
-        requests.append(
-            TextRequest(
-                rid=rid or uuid.uuid4().hex,
-                input_ids=prompt,
-                sampling=params,
-                stop_strings=sampling.stop,
-                skip_special_tokens=sampling.skip_special_tokens,
-            )
+        request = TextRequest(
+            rid=rid or uuid.uuid4().hex,
+            input_ids=prompt,
+            sampling=params,
+            stop_strings=sampling.stop,
+            skip_special_tokens=sampling.skip_special_tokens,
         )
+        requests += request.samples(count)
     return requests
 
 

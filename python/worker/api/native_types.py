@@ -12,6 +12,7 @@ from .fields import (
     MinP,
     PenaltyFields,
     RequestModel,
+    SampleCount,
     Seed,
     StopStrings,
     StopTokenIds,
@@ -38,10 +39,10 @@ class SamplingFields(PenaltyFields):
     ignore_eos: bool = False
     min_new_tokens: LeastTokenCount | None = 0
     skip_special_tokens: bool = True
+    n: SampleCount | None = 1
     # The tokenizers of the Llama family put no spaces between special tokens: both values are one.
     spaces_between_special_tokens: bool = True
 
-    n: Annotated[Any, only(1, None)] = 1
     json_schema: Annotated[Any, only(None)] = None
     regex: Annotated[Any, only(None)] = None
     ebnf: Annotated[Any, only(None)] = None

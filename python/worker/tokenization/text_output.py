@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
 
 from ..messages import FinishReason, GenerateRequest, SamplingParams, TokenChunk
 from .detokenizer import IncrementalDetokenizer
@@ -30,11 +32,32 @@ class TextRequest:
     stop_strings: tuple[str, ...] = ()
     skip_special_tokens: bool = True
 
+    def samples(self, count: int) -> list[TextRequest]:
+        """Requests for `count` answers to the same prompt; for one, this request itself.
+
+        Where a seed is given, sample i is drawn with seed + i: the first is the answer of one
+        alone. Several have the rids "RID-0", "RID-1" and so on.
+        """
+        if count == 1:
+            return [self]
+        return [
+            replace(self, rid=f"{self.rid}-{index}", sampling=_reseeded(self.sampling, index))
+            for index in range(count)
+        ]
+
     def for_engine(self, stream_interval: int) -> GenerateRequest:
         """With 0 the engine sends all at the end, unless a stop string must be watched for."""
         if stream_interval == 0 and self.stop_strings:
             stream_interval = 1
         return GenerateRequest(self.rid, self.input_ids, self.sampling, stream_interval)
+
+
+def _reseeded(sampling: SamplingParams, step: int) -> SamplingParams:
+    """With the seed that comes `step` after the given one, around the end of int64."""
+    if sampling.seed is None:
+        return sampling
+    seed = (sampling.seed + step + 2**63) % 2**64 - 2**63
+    return msgspec.structs.replace(sampling, seed=seed)
 
 
 @dataclass

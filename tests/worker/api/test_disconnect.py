@@ -28,6 +28,8 @@ async def open_request(worker: RunningWorker, path: str, body: dict) -> asyncio.
     [
         ("/generate", {"text": "a"}, 1),
         ("/generate", {"text": ["a", "b", "c"]}, 3),
+        ("/generate", {"text": ["a", "b"], "sampling_params": {"n": 2}}, 4),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "n": 3}, 3),
         ("/v1/completions", {"prompt": ["a", "b"]}, 2),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}, 1),
     ],

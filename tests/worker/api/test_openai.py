@@ -153,7 +153,8 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
     ("arguments", "message", "param"),
     [
         ({"messages": []}, "at least 1 item", "messages"),
-        ({"n": 2}, "2 is not supported", "n"),
+        ({"n": 0}, "greater than or equal to 1, not 0", "n"),
+        ({"n": 129}, "less than or equal to 128, not 129", "n"),
         ({"temperature": -1}, "greater than or equal to 0, not -1", "temperature"),
         ({"top_p": 0}, "greater than 0, not 0", "top_p"),
         ({"max_tokens": 0}, "greater than or equal to 1, not 0", "max_tokens"),
@@ -280,7 +281,8 @@ async def test_completions_stream_several_prompts(worker: RunningWorker) -> None
         ({"prompt": "a", "echo": True}, "true is not supported", "echo"),
         ({"prompt": "a", "suffix": "b"}, "not supported", "suffix"),
         ({"prompt": "a", "logprobs": 0}, "0 is not supported", "logprobs"),
-        ({"prompt": "a", "best_of": 2}, "2 is not supported", "best_of"),
+        ({"prompt": "a", "best_of": 2}, "2 is not supported with n 1", "best_of"),
+        ({"prompt": "a", "best_of": 2, "n": 3}, "2 is not supported with n 3", "best_of"),
         ({"prompt": "a", "max_tokens": 512}, "prompt has 1 tokens", "max_tokens"),
     ],
 )

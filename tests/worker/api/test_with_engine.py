@@ -114,6 +114,25 @@ async def test_stream_of_a_list_is_the_answer_of_the_list(http: httpx.AsyncClien
     assert [last[index] for index in range(3)] == expected
 
 
+async def test_samples_share_the_prompt_and_the_first_is_that_of_one_alone(
+    http: httpx.AsyncClient,
+) -> None:
+    sampling: dict[str, Any] = {"seed": 7, "max_new_tokens": 12, "ignore_eos": True}
+    body = {"input_ids": list(range(60, 140)), "sampling_params": sampling}
+    alone = [
+        (await http.post("/generate", json={**body, "sampling_params": {**sampling, "seed": seed}}))
+        for seed in (7, 8, 9)
+    ]
+    assert (await http.post("/flush_cache")).status_code == 200
+    answers = await http.post("/generate", json={**body, "sampling_params": {**sampling, "n": 3}})
+    texts = [answer["text"] for answer in answers.json()]
+    assert texts == [answer.json()["text"] for answer in alone]
+    assert len(set(texts)) == 3
+    cached = sorted(answer["meta_info"]["cached_tokens"] for answer in answers.json())
+    assert cached == [0, 79, 79]
+    assert_nothing_is_held(await idle_state(http))
+
+
 async def test_stop_string_frees_its_request(http: httpx.AsyncClient) -> None:
     sampling: dict[str, Any] = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
     body = {"input_ids": [5, 6, 7], "sampling_params": sampling}

@@ -21,6 +21,7 @@ from ..http_exchange import (
 )
 from ..openapi import takes
 from ..service import WorkerService, service_of
+from .requests import text_requests
 from .types import CompletionBody
 from .usage import usage_of
 
@@ -29,11 +30,18 @@ router = APIRouter()
 
 @router.post("/v1/completions", openapi_extra=takes(CompletionBody))
 async def completions(request: Request) -> Response:
-    """Continue one prompt, or each of a list."""
+    """Continue one prompt, or each of a list, `n` times.
+
+    The answers to a prompt stand one after the other: its choices begin at its place times `n`.
+    """
     service = service_of(request)
     body = await read_body(request, CompletionBody)
+    _check_best_of(body)
     name = f"cmpl-{uuid.uuid4().hex}"
-    requests = await _text_requests(service, body, name)
+    requests: list[TextRequest] = []
+    for index, prompt in enumerate(await _prompts(service, body)):
+        rid = f"{name}-{index}"
+        requests += text_requests(service, body, prompt, rid=rid, param="prompt")
     answer = {
         "id": name,
         "object": "text_completion",
@@ -44,7 +52,7 @@ async def completions(request: Request) -> Response:
         return EventStream(_events(service, body, requests, answer))
     outputs = await unless_disconnected(request.receive, service.run(requests))
     choices = [_choice(output.index, output.text, output.finish_reason) for output in outputs]
-    usage = usage_of(outputs, service.server_args.enable_cache_report)
+    usage = usage_of(outputs, body.samples, service.server_args.enable_cache_report)
     return json_response({**answer, "choices": choices, "usage": usage})
 
 
@@ -52,26 +60,15 @@ def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
 
 
-async def _text_requests(
-    service: WorkerService, body: CompletionBody, name: str
-) -> list[TextRequest]:
-    requests = []
-    for index, prompt in enumerate(await _prompts(service, body)):
-        prompt = service.limits.fit_prompt(prompt, body.max_tokens, "prompt")
-        if body.max_tokens is not None:
-            service.limits.check_answer_fits(len(prompt), body.max_tokens, "max_tokens")
-        sampling = body.for_engine(body.max_tokens or service.limits.room_after(len(prompt)))
-        service.limits.check_sampling(sampling)
-        requests.append(
-            TextRequest(
-                rid=f"{name}-{index}",
-                input_ids=prompt,
-                sampling=sampling,
-                stop_strings=body.stop,
-                skip_special_tokens=body.skip_special_tokens,
-            )
+def _check_best_of(body: CompletionBody) -> None:
+    if body.best_of not in (None, body.samples):
+        raise bad_request(
+            f"best_of: {body.best_of} is not supported with n {body.samples}, only the same number "
+            "or none: choosing among samples needs log-probabilities, which this version does not "
+            "compute",
+            "best_of",
+            "invalid_value",
         )
-    return requests
 
 
 async def _prompts(service: WorkerService, body: CompletionBody) -> list[list[int]]:
@@ -98,6 +95,7 @@ async def _events(
             choice = _choice(output.index, text, output.finish_reason)
             yield event({**answer, "choices": [choice]})
     if body.include_usage:
-        usage = usage_of(generation.outputs, service.server_args.enable_cache_report)
+        cache_report = service.server_args.enable_cache_report
+        usage = usage_of(generation.outputs, body.samples, cache_report)
         yield event({**answer, "choices": [], "usage": usage})
     yield STREAM_END

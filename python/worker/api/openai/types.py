@@ -16,6 +16,7 @@ from ..fields import (
     MinP,
     PenaltyFields,
     RequestModel,
+    SampleCount,
     Seed,
     StopStrings,
     StopTokenIds,
@@ -39,8 +40,10 @@ class CommonBody(PenaltyFields):
     """What both kinds of completions take."""
 
     model: str = ""
+    max_tokens: TokenCount | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
+    n: SampleCount | None = 1
     stop: StopStrings = ()
     seed: Seed | None = None
     temperature: Temperature | None = 1.0
@@ -61,11 +64,20 @@ class CommonBody(PenaltyFields):
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
-    n: Annotated[Any, only(1, None)] = 1
     regex: Annotated[Any, only(None)] = None
     ebnf: Annotated[Any, only(None)] = None
     json_schema: Annotated[Any, only(None)] = None
     lora_path: Annotated[Any, only(None)] = None
+
+    @property
+    def token_limit(self) -> tuple[str, int | None]:
+        """How long an answer may be, after the name of the field that says so."""
+        return "max_tokens", self.max_tokens
+
+    @property
+    def samples(self) -> int:
+        """How many answers to make to each prompt."""
+        return self.n or 1
 
     @property
     def include_usage(self) -> bool:
@@ -96,7 +108,7 @@ class CompletionBody(CommonBody):
         described("a string, a list of strings, a list of token ids or a list of such lists"),
     ]
     max_tokens: TokenCount | None = 16
-    best_of: Annotated[Any, only(1, None)] = None
+    best_of: SampleCount | None = None
     echo: Annotated[Any, only(False, None)] = False
     logprobs: Annotated[Any, only(None)] = None
     suffix: Annotated[Any, only(None)] = None
@@ -162,7 +174,6 @@ class ChatBody(CommonBody):
     """The body of POST /v1/chat/completions. Without a limit the answer may fill the context."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     # Further variables for the chat template, such as enable_thinking.
     chat_template_kwargs: dict[str, Any] | None = None
@@ -185,3 +196,10 @@ class ChatBody(CommonBody):
     reasoning_effort: Annotated[Any, only(None)] = None
     verbosity: Annotated[Any, only(None)] = None
     web_search_options: Annotated[Any, only(None)] = None
+
+    @property
+    def token_limit(self) -> tuple[str, int | None]:
+        """`max_completion_tokens` is the newer name, and counts where both are given."""
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return super().token_limit

@@ -8,9 +8,14 @@ from typing import Any
 from ...tokenization.text_output import TextOutput
 
 
-def usage_of(outputs: Sequence[TextOutput], cache_report: bool) -> dict[str, Any]:
-    """Token counts over all prompts; `cache_report` adds how many came from the prefix cache."""
-    prompt_tokens = sum(output.prompt_tokens for output in outputs)
+def usage_of(outputs: Sequence[TextOutput], samples: int, cache_report: bool) -> dict[str, Any]:
+    """Token counts over all prompts; `outputs` has `samples` answers to each, one after the other.
+
+    A prompt counts once. `cache_report` adds how many of its tokens came from the prefix cache: as
+    the sample found it that came first and computed the rest.
+    """
+    prompts = [outputs[first : first + samples] for first in range(0, len(outputs), samples)]
+    prompt_tokens = sum(answers[0].prompt_tokens for answers in prompts)
     completion_tokens = sum(output.completion_tokens for output in outputs)
     usage: dict[str, Any] = {
         "prompt_tokens": prompt_tokens,
@@ -18,6 +23,6 @@ def usage_of(outputs: Sequence[TextOutput], cache_report: bool) -> dict[str, Any
         "total_tokens": prompt_tokens + completion_tokens,
     }
     if cache_report:
-        cached_tokens = sum(output.cached_tokens for output in outputs)
+        cached_tokens = sum(min(each.cached_tokens for each in answers) for answers in prompts)
         usage["prompt_tokens_details"] = {"cached_tokens": cached_tokens}
     return usage

@@ -1,0 +1,30 @@
+"""From a checked body and a prompt to what the engine is asked."""
+
+from __future__ import annotations
+
+from ...tokenization.text_output import TextRequest
+from ..service import WorkerService
+from .types import CommonBody
+
+
+def text_requests(
+    service: WorkerService, body: CommonBody, prompt: list[int], *, rid: str, param: str
+) -> list[TextRequest]:
+    """One request for each answer that `body` wants to `prompt`, which its field `param` gave.
+
+    Raises ApiError 400 if prompt and answer do not fit, or a token id is not in the vocabulary.
+    """
+    limit_name, limit = body.token_limit
+    prompt = service.limits.fit_prompt(prompt, limit, param)
+    if limit is not None:
+        service.limits.check_answer_fits(len(prompt), limit, limit_name)
+    sampling = body.for_engine(limit or service.limits.room_after(len(prompt)))
+    service.limits.check_sampling(sampling)
+    request = TextRequest(
+        rid=rid,
+        input_ids=prompt,
+        sampling=sampling,
+        stop_strings=body.stop,
+        skip_special_tokens=body.skip_special_tokens,
+    )
+    return request.samples(body.samples)
