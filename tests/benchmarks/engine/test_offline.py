@@ -111,6 +111,7 @@ def test_the_table_has_ours_beside_what_was_published_or_measured():
         [
             figure("radixfleet", "one", 190.0, 246.0, 250.0),
             figure("sglang", "one", 222.0),
+            figure("radixfleet", "eight", 2000.0),
             figure("radixfleet", "start", 10.0),
         ],
     )
@@ -118,6 +119,8 @@ def test_the_table_has_ours_beside_what_was_published_or_measured():
     one = next(line for line in lines if "1 request" in line)
     cells = [cell.strip() for cell in one.split("│")[2:-1]]
     assert cells == ["246", "190 - 250", "230", "107%", "(202)", "222", "286"]
+    eight = next(line for line in lines if "8 requests" in line)  # of which no peer told
+    assert [cell.strip() for cell in eight.split("│")[2:-1]][4:] == ["", "", "2,290"]
     start = next(line for line in lines if "start to ready" in line)
     assert "200%" in start  # twice as fast as wanted
 

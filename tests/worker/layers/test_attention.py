@@ -14,13 +14,11 @@ from worker.layers.rope import RotaryEmbedding
 from worker.layers.rope_config import RopeConfig
 
 from ..models.dense_attention import NO_BATCH
-from ..triton_interpreter import allow_loop_bounds
+from ..triton_interpreter import interpret_kernels
 
 HEADS, KV_HEADS, HEAD_DIM, SLOTS = 4, 2, 16, 9
 SPEC = AttentionSpec(1, HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM**-0.5)
 OUT_SLOTS = torch.tensor([4, 0, 7])
-
-allow_loop_bounds()
 
 
 class _Recording(AttentionBackend):
@@ -46,6 +44,7 @@ def make_attention(with_norm: bool) -> Attention:
 
 @pytest.mark.parametrize("with_norm", [False, True])
 def test_both_forms_write_and_return_the_same(with_norm: bool) -> None:
+    interpret_kernels()
     attention = make_attention(with_norm)
     qkv = torch.randn(3, (HEADS + 2 * KV_HEADS) * HEAD_DIM)
     rotation = RotaryEmbedding(RopeConfig(), HEAD_DIM, 20)(torch.tensor([5, 0, 19]))
