@@ -27,9 +27,6 @@ _SHARING_SIZES = frozenset([2, 4, 8, 16, *range(32, 129, 32), *range(192, 513, 6
 # A plan for shared prefixes is made where they have at least this share of all tokens.
 _LEAST_SHARE = 1 / 64
 
-# With a prefix of so many tokens, if the context allows, graphs for shared prefixes are captured.
-_EXAMPLE_TOKENS = 8192
-
 
 def graph_batch_sizes(max_batch_size: int) -> list[int]:
     """Batch sizes to capture, ascending: dense where padding costs most, up to the maximum."""
@@ -62,7 +59,7 @@ class DecodeGraphs:
 
     A batch is padded to the next size: a padding row has one token, which lies in the spare slot.
     With `prefix_sharing`, and a backend that can, there are graphs of a second kind, in which
-    attention reads a shared prefix once.
+    attention reads a shared prefix once; they are captured with sequences of `example_tokens`.
     """
 
     def __init__(
@@ -75,6 +72,7 @@ class DecodeGraphs:
         *,
         batch_sizes: Sequence[int],
         prefix_sharing: bool,
+        example_tokens: int,
         spare_row: int,
         spare_slot: int,
         progress: Callable[[float], None] = lambda fraction: None,
@@ -85,6 +83,7 @@ class DecodeGraphs:
         self._uploader = uploader
         self._page_table = page_table
         self._next_tokens = next_tokens
+        self._example_tokens = example_tokens
         self._spare_row = spare_row
         self._spare_slot = spare_slot
         wanted = [(size, False) for size in batch_sizes]
@@ -184,7 +183,7 @@ class DecodeGraphs:
 
     def _example(self, size: int, shares_prefixes: bool) -> StepInput:
         """A step in the spare slot: sequences of one token, or with a long prefix in common."""
-        length = min(_EXAMPLE_TOKENS, self._page_table.shape[1]) if shares_prefixes else 1
+        length = self._example_tokens if shares_prefixes else 1
         shared_lens = np.full(size, length - 1, dtype=np.int32)
         shared_lens[0] = 0
         return StepInput(

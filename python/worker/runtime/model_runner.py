@@ -38,6 +38,10 @@ PAGE_TABLE_LIMIT = 2**31
 # Up to so many tokens, reading weights bounds a step, and fused kernels read them faster.
 # FP8 weights are multiplied with unquantized tokens, which is faster for one alone.
 _FEW_TOKENS, _FEW_TOKENS_FP8 = 8, 1
+# With sequences of so many tokens, if the context allows, steps that share prefixes are prepared:
+# so many prompts, or any number of decodes.
+_EXAMPLE_TOKENS = 8192
+_EXAMPLE_PROMPTS = 16
 
 
 class ModelRunner:
@@ -182,40 +186,52 @@ class ModelRunner:
                 self._uploader,
                 batch_sizes=batch_sizes,
                 prefix_sharing=prefix_sharing,
+                example_tokens=self._example_tokens,
                 spare_row=len(self._page_table) - 1,
                 spare_slot=self.total_tokens,
                 progress=lambda fraction: progress("capturing CUDA graphs", fraction),
             )
 
-    def warm_up(self, prompt_tokens: int) -> None:
+    @property
+    def _example_tokens(self) -> int:
+        # The page table ends with a page, maybe behind the last position that the model knows.
+        return min(_EXAMPLE_TOKENS, self.context_length, self._page_table.shape[1])
+
+    def warm_up(self, prompt_tokens: int, *, prefix_sharing: bool = False) -> None:
         """Compute a prompt of `prompt_tokens` tokens in the spare slot, on a GPU.
 
-        It compiles what prefill and steps of few tokens need, and takes the memory that the largest
-        chunk will take. Raises OutOfMemory if there is not so much left.
+        It compiles what prefill and steps of few tokens need, with `prefix_sharing` also prefill
+        after a shared prefix, and takes the memory that the largest chunk will take. Raises
+        OutOfMemory if there is not so much left.
         """
         if self.device.type == "cpu":
             return
         try:
             for tokens in (1, 2, prompt_tokens):  # one token has kernels of its own, so have few
-                self.launch(self._spare_prompt(tokens)).wait()
+                self.launch(self._spare_prompts(tokens)).wait()
+            if prefix_sharing and self._backend.shares_prefixes:
+                shared = self._example_tokens - 1
+                self.launch(self._spare_prompts(1, _EXAMPLE_PROMPTS, shared)).wait()
         except torch.OutOfMemoryError:
             raise OutOfMemory(
                 f"the GPU's memory does not last for a chunk of {prompt_tokens} tokens beside "
                 "weights and KV cache; lower --mem-fraction-static or --chunked-prefill-size"
             ) from None
 
-    def _spare_prompt(self, length: int) -> StepInput:
-        """A prompt of `length` tokens, all in the spare slot."""
-        slots = np.full(length, self.total_tokens, dtype=np.int32)
-        lengths = np.array([length], dtype=np.int32)
+    def _spare_prompts(self, length: int, count: int = 1, shared: int = 0) -> StepInput:
+        """`count` prompts of `length` tokens after `shared` ones, all in the spare slot."""
+        slots = np.full(count * length, self.total_tokens, dtype=np.int32)
+        shared_lens = np.full(count, shared, dtype=np.int32)
+        shared_lens[0] = 0
         return StepInput(
-            rows=np.array([len(self._page_table) - 1], dtype=np.int32),
-            seq_lens=lengths,
-            query_lens=lengths,
+            rows=np.full(count, len(self._page_table) - 1, dtype=np.int32),
+            seq_lens=np.full(count, shared + length, dtype=np.int32),
+            query_lens=np.full(count, length, dtype=np.int32),
             num_decodes=0,
             prompt_ids=np.zeros_like(slots),
             out_slots=slots,
             sampled=np.zeros(1, dtype=np.int32),
+            shared_lens=shared_lens,
         )
 
     # ===== steps =====

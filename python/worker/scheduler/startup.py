@@ -113,7 +113,10 @@ def _build(
     if on_gpu:
         progress("compiling kernels", 0.0)
     runner.set_page_table(cache.table)
-    runner.warm_up(min(options.chunked_prefill_size or options.max_prefill_tokens, context_length))
+    runner.warm_up(
+        min(options.chunked_prefill_size or options.max_prefill_tokens, context_length),
+        prefix_sharing=options.prefix_sharing,
+    )
     runner.capture_graphs(
         _graph_batch_sizes(args, max_running), progress, prefix_sharing=options.prefix_sharing
     )

@@ -19,6 +19,7 @@ from ..triton_interpreter import interpret_kernels
 
 ROWS, COLUMNS = 70, 128
 SPARE_SLOT = 9999
+EXAMPLE_TOKENS = 100  # less than the page table has
 
 
 class PlanningBackend(AttentionBackend):
@@ -80,6 +81,7 @@ class Device:
         self.page_table[ROWS] = SPARE_SLOT
         self.next_tokens = torch.arange(1000, 1001 + ROWS, dtype=torch.int32)
         self.batches: list[ForwardBatch] = []
+        self.last_position = 0
         self.graphs = DecodeGraphs(
             self._forward,
             self.backend,
@@ -88,6 +90,7 @@ class Device:
             CpuUploader(),  # pyright: ignore[reportArgumentType]
             batch_sizes=batch_sizes,
             prefix_sharing=prefix_sharing,
+            example_tokens=EXAMPLE_TOKENS,
             spare_row=ROWS,
             spare_slot=SPARE_SLOT,
             record=self.recorder,
@@ -98,6 +101,7 @@ class Device:
     def _forward(self, batch: ForwardBatch) -> torch.Tensor:
         """[sequences, 3]: tokens, and the slots of the first token and of this step's."""
         self.batches.append(batch)
+        self.last_position = max(self.last_position, int(batch.positions.max()))
         table, rows = batch.page_table, batch.rows.long()
         return torch.stack(
             (batch.input_ids, table[rows, 0], table[rows, batch.positions.long()]), 1
@@ -152,6 +156,10 @@ def test_both_kinds_are_captured_largest_first_and_each_is_warmed_up_once():
         (4, True), (4, False), (2, False), (1, False),
     ]  # fmt: skip
     assert device.recorder.warmed_up == [True, True] + [False] * 7
+
+
+def test_captures_stay_within_the_positions_that_the_model_knows():
+    assert Device([4]).last_position == EXAMPLE_TOKENS - 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 23, 24, 25, 32, 33, 50])
@@ -242,6 +250,7 @@ def test_both_kinds_compute_the_same_attention(monkeypatch):
         CpuUploader(),  # pyright: ignore[reportArgumentType]
         batch_sizes=[4, 8],
         prefix_sharing=True,
+        example_tokens=200,
         spare_row=spare_row,
         spare_slot=spare_slot,
         record=Recorder(),

@@ -1,5 +1,6 @@
 """Every family gives Hugging Face's logits through the paged cache, in steps of any cut."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,6 +73,41 @@ def test_decoding_several_sequences_of_different_lengths(family):
     logits = runner.logits(step_input(Step(texts.requests, []), texts.cache))
     ends = [(i, request.length - 1, request.length) for i, request in enumerate(texts.requests)]
     torch.testing.assert_close(logits, expected(reference, texts, ends), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("page_size", [1, 64])
+def test_the_example_of_a_shared_prefix_launches_its_kernels_within_the_context(
+    page_size, tmp_path, monkeypatch
+):
+    allow_loop_bounds()
+    if torch.cuda.is_available():
+        pytest.skip("with a GPU Triton reads no CPU memory")
+    from worker.attention import triton
+    from worker.kernels.prefix_attention import prefix_attention
+
+    positions = []
+
+    def observed(*args, **options):
+        positions.append(options["positions"])
+        prefix_attention(*args, **options)
+
+    monkeypatch.setattr(triton, "_LAUNCH_BYTES", 0)  # so short a context pays
+    monkeypatch.setattr(triton, "prefix_attention", observed)
+    runner = ModelRunner(
+        make_checkpoint(tmp_path, "llama3"),
+        dtype="float32",
+        device="cpu",
+        num_threads=1,
+        max_total_tokens=512,
+        context_length=100,
+        backend="triton",
+    )
+    columns = -(-runner.context_length // page_size) * page_size
+    runner.set_page_table(np.full((2, columns), runner.total_tokens, dtype=np.int32))
+    step = runner._spare_prompts(1, 16, runner._example_tokens - 1)
+    assert len(runner.launch(step).wait()) == 1
+    assert len(positions) == runner.config.num_layers
+    assert positions[0].tolist() == [99] * 16
 
 
 def test_the_pool_takes_its_share_of_memory_in_whole_pages():
