@@ -68,7 +68,7 @@ class TritonBackend(AttentionBackend):
         super().__init__(k_cache, v_cache)
         self._chip = _Chip.of(k_cache[0].device)
         self._split_target = split_target(self._chip.multiprocessors, k_cache[0].shape[1])
-        self._workspaces: dict[tuple[int, int], DecodeWorkspace] = {}
+        self._workspaces: dict[tuple[int, int, bool], DecodeWorkspace] = {}
         self._chunks: Chunks | None = None
 
     def prepare(self, specs: Sequence[AttentionSpec], dtype: torch.dtype) -> None:
@@ -162,7 +162,8 @@ class TritonBackend(AttentionBackend):
         return out
 
     def _decode(self, q: torch.Tensor, out: torch.Tensor, spec: AttentionSpec) -> None:
-        batch, workspace = current_batch(), self._workspace(spec)
+        batch = current_batch()
+        workspace = self._workspace(spec, batch.shares_prefixes)
         k_cache, v_cache = self.k_cache[spec.layer_id], self.v_cache[spec.layer_id]
         assert batch.plan is not None
         plan, *shared = batch.plan.split(self._plan_sizes(batch.num_decodes, batch.shares_prefixes))
@@ -207,7 +208,7 @@ class TritonBackend(AttentionBackend):
         plan = chunks.tile_plan(batch, sequences, tile.tokens(spec.num_heads // spec.num_kv_heads))
         shared = None
         if chunks.shared is not None:
-            workspace, first_partials = self._workspace(spec), chunks.shared.first_partials
+            workspace, first_partials = self._workspace(spec, True), chunks.shared.first_partials
             shared = SharedPartials(workspace.outs, workspace.lse, first_partials)
             self._attend_shared(q, chunks.shared.plan, first_partials, spec)
         extend_attention(
@@ -233,7 +234,7 @@ class TritonBackend(AttentionBackend):
         spec: AttentionSpec,
     ) -> None:
         """Leave what the queries see of shared spans in the workspace."""
-        batch, workspace = current_batch(), self._workspace(spec)
+        batch, workspace = current_batch(), self._workspace(spec, True)
         prefix_attention(
             q,
             self.k_cache[spec.layer_id],
@@ -254,9 +255,12 @@ class TritonBackend(AttentionBackend):
     def _prefix_tile(self, spec: AttentionSpec, itemsize: int) -> ExtendTile:
         return ExtendTile.choose(spec.head_dim, itemsize, self._chip.shared_memory)
 
-    def _workspace(self, spec: AttentionSpec) -> DecodeWorkspace:
-        """Shared by all layers of one shape, which run one after the other."""
-        key = (spec.num_heads, spec.head_dim)
+    def _workspace(self, spec: AttentionSpec, shares_prefixes: bool) -> DecodeWorkspace:
+        """Shared by all layers of one shape, which run one after the other.
+
+        Shared prefixes need far more room (134 MB for 8B), which nothing else takes.
+        """
+        key = (spec.num_heads, spec.head_dim, shares_prefixes)
         if key not in self._workspaces:
             self._workspaces[key] = DecodeWorkspace.allocate(
                 self._split_target,
@@ -264,7 +268,7 @@ class TritonBackend(AttentionBackend):
                 spec.num_kv_heads,
                 spec.head_dim,
                 self.k_cache[0].device,
-                _SHARED_PARTIALS,
+                _SHARED_PARTIALS if shares_prefixes else 0,
             )
         return self._workspaces[key]
 

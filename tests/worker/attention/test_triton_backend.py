@@ -19,6 +19,11 @@ allow_loop_bounds()
 
 from worker.attention import triton as triton_backend  # noqa: E402 - there may be no Triton
 from worker.attention.triton import TritonBackend  # noqa: E402
+from worker.kernels.decode_attention import (  # noqa: E402
+    DecodeWorkspace,
+    max_partials,
+    split_target,
+)
 from worker.kernels.prefix_attention import prefix_attention  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -127,6 +132,25 @@ def test_random_trees(seed, every_span_pays):
         each.computed(backend_type=TritonBackend) for each in (scene, without_sharing(scene))
     )
     torch.testing.assert_close(shared, alone, atol=3e-6, rtol=1e-5)
+
+
+def test_room_for_shared_prefixes_is_taken_only_where_a_step_shares_some(
+    monkeypatch, every_span_pays
+):
+    allocate, sizes = DecodeWorkspace.allocate, []
+
+    def observed(*args):
+        workspace = allocate(*args)
+        sizes.append(len(workspace.outs))
+        return workspace
+
+    monkeypatch.setattr(DecodeWorkspace, "allocate", observed)
+    before, shared_lens = SHARED["one group"]
+    scene = Scene(spec(), [(tokens, 1) for tokens in before], shared_lens=shared_lens)
+    check(without_sharing(scene))
+    assert sizes == [max_partials(split_target(8, 2))]
+    check(scene)
+    assert sizes[1:] == [sizes[0] + 8192]
 
 
 def test_the_plan_of_a_padded_batch_that_shares_has_the_promised_size_too(every_span_pays):
