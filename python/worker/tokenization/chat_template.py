@@ -18,8 +18,17 @@ class ChatTemplateError(ValueError):
     """The template cannot be compiled, or refuses these messages; the text says why."""
 
 
+# Marks where a message that is to be continued ends, however the template went on.
+_CUT = "\ue000the answer goes on here\ue000"
+
+
 class ChatTemplate:
-    """A compiled template. `special_tokens` are its variables such as bos_token and eos_token."""
+    """A compiled template. `special_tokens` are its variables such as bos_token and eos_token.
+
+    `own_variables` are those that `render` sets by itself.
+    """
+
+    own_variables = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self._special_tokens = dict(special_tokens)
@@ -28,16 +37,42 @@ class ChatTemplate:
         except TemplateSyntaxError as error:
             raise ChatTemplateError(f"chat template, line {error.lineno}: {error}") from error
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
-        """The prompt that asks for the assistant's next message."""
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None = None,
+        *,
+        continue_final_message: bool = False,
+    ) -> str:
+        """The prompt that asks for the assistant's next message, or for the rest of the last one.
+
+        `variables` are further ones for the template. Raises ChatTemplateError if it refuses the
+        messages, or leaves out the one that is to be continued.
+        """
+        if not continue_final_message:
+            return self._apply(messages, variables, add_generation_prompt=True)
+        open_ended = {**messages[-1], "content": messages[-1]["content"] + _CUT}
+        rendered = self._apply([*messages[:-1], open_ended], variables, add_generation_prompt=False)
+        prompt, mark, _ = rendered.rpartition(_CUT)
+        if not mark:
+            raise ChatTemplateError("the chat template leaves out the last message")
+        return prompt.replace(_CUT, "")
+
+    def _apply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None,
+        *,
+        add_generation_prompt: bool,
+    ) -> str:
         known: dict[str, Any] = {
             "messages": messages,
             "tools": None,
             "documents": None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return self._template.render(**{**self._special_tokens, **variables, **known})
+            return self._template.render({**self._special_tokens, **(variables or {}), **known})
         except ChatTemplateError:
             raise
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:

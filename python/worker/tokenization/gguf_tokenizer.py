@@ -123,13 +123,13 @@ def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
     )
     tokenizer = Tokenizer(model)
     spaces = normalizers.Replace(" ", "▁")
+    to_text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     if metadata.get("tokenizer.ggml.add_space_prefix", True):
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
+        to_text.append(decoders.Strip(" ", 1, 0))
     else:
         tokenizer.normalizer = spaces
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence(to_text)
     return tokenizer
 
 

@@ -40,6 +40,10 @@ class Tokenizer:
         pieces = (self.token_bytes.of(token_id, skip_special_tokens) for token_id in token_ids)
         return b"".join(pieces).decode("utf-8", "replace")
 
+    def decode_whole(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The text that these tokens are the encoding of: SentencePiece's first space is none."""
+        return self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
 
 @dataclass(frozen=True)
 class _Parts:

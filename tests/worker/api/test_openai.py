@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from worker.messages import FinishReason
+from worker.tokenization.tokenizer import load_tokenizer
 
+from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
 from .conftest import RunningWorker, StartWorker
 from .fake_scheduler import answer_with
 
@@ -110,6 +113,34 @@ async def test_chat_takes_parts_of_text_and_developer_messages(worker: RunningWo
     )
 
 
+@pytest.mark.parametrize("final", ["The end", "<|im_end|>", " spaces \n", ""])
+async def test_chat_goes_on_with_the_final_message(worker: RunningWorker, final: str) -> None:
+    worker.scheduler.script = answer_with(worker.ids(" of it"))
+    messages = [*USER, {"role": "assistant", "content": final}]
+    completion = await chat(worker, messages=messages, extra_body={"continue_final_message": True})
+    assert completion.choices[0].message.content == " of it"
+    assert worker.scheduler.requests[0].input_ids == worker.ids(
+        f"<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n{final}"
+    )
+
+
+async def test_chat_template_takes_variables(start_worker: StartWorker, tiny_folder: Path) -> None:
+    folder = write_tiny_tokenizer(tiny_folder, chat_template="{{ bos_token }}{{ mood }}")
+    worker = await start_worker(tokenizer=load_tokenizer(folder))
+    await chat(worker, extra_body={"chat_template_kwargs": {"mood": "calm", "bos_token": "-"}})
+    assert worker.scheduler.requests[0].input_ids == worker.ids("-calm")
+
+
+async def test_chat_says_which_tier_served_it_when_one_was_asked_for(
+    worker: RunningWorker,
+) -> None:
+    assert (await chat(worker)).service_tier is None
+    for stream in (False, True):
+        answer = await chat(worker, service_tier="priority", stream=stream)
+        parts = [chunk async for chunk in answer] if stream else [answer]
+        assert {part.service_tier for part in parts} == {"default"}
+
+
 async def test_sampling_additions_reach_the_engine(worker: RunningWorker) -> None:
     extra = {"top_k": 3, "min_p": 0.2, "ignore_eos": True, "stop_token_ids": [9]}
     await chat(worker, top_p=0.5, extra_body=extra)
@@ -144,6 +175,8 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
         store=False,
         service_tier="auto",
         stream_options=None,
+        prompt_cache_key="k",
+        prompt_cache_retention="in_memory",
         extra_body={"repetition_penalty": 1.0, "min_tokens": 0},
     )
     assert len(worker.scheduler.requests) == 1
@@ -165,8 +198,22 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
         ({"response_format": {"type": "json_object"}}, "not supported", "response_format"),
         ({"tools": [{"type": "function"}]}, "is not supported", "tools"),
         ({"store": True}, "true is not supported", "store"),
+        ({"service_tier": "gold"}, "'priority' or 'fast', not \"gold\"", "service_tier"),
+        ({"stream_options": {}}, "only to be given when stream is true", "stream_options"),
+        ({"prompt_cache_retention": "24h"}, "not supported", "prompt_cache_retention"),
+        ({"moderation": {}}, "{} is not supported", "moderation"),
+        (
+            {"extra_body": {"continue_final_message": True}},
+            "must be the assistant's, not one of the role 'user'",
+            "continue_final_message",
+        ),
+        (
+            {"extra_body": {"chat_template_kwargs": {"messages": []}}},
+            "not to be set here",
+            "chat_template_kwargs.messages",
+        ),
         ({"extra_body": {"nonsense": 1}}, "Unknown field: 'nonsense'", "nonsense"),
-        ({"stream_options": {"x": 1}}, "Unknown field", "stream_options.x"),
+        ({"stream": True, "stream_options": {"x": 1}}, "Unknown field", "stream_options.x"),
         (
             {"max_tokens": 2, "extra_body": {"min_tokens": 3}},
             "at most 2 tokens, not 3",
@@ -252,6 +299,24 @@ async def test_completions_take_every_form_of_prompt(worker: RunningWorker, form
     assert worker.scheduler.requests[0].sampling.max_new_tokens == 16
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("form", ["strings", "lists of ids"])
+async def test_completions_echo_the_prompt_first(
+    worker: RunningWorker, form: str, stream: bool
+) -> None:
+    worker.scheduler.script = answer_with(worker.ids("xy"))
+    texts = ["ab é", "cd"]
+    prompt: Any = texts if form == "strings" else [[1, *worker.ids(text)] for text in texts]
+    answer = await worker.openai().completions.create(
+        model="m", prompt=prompt, echo=True, n=2, stream=stream
+    )
+    echoed = dict.fromkeys(range(4), "")
+    for chunk in [chunk async for chunk in answer] if stream else [answer]:
+        for choice in chunk.choices:
+            echoed[choice.index] += choice.text
+    assert list(echoed.values()) == ["ab éxy", "ab éxy", "cdxy", "cdxy"]
+
+
 async def test_completions_stream_several_prompts(worker: RunningWorker) -> None:
     worker.scheduler.script = lambda request: answer_with(request.input_ids)(request)
     stream = await worker.openai().completions.create(
@@ -278,7 +343,7 @@ async def test_completions_stream_several_prompts(worker: RunningWorker) -> None
         ({"prompt": [[]]}, "no tokens", "prompt"),
         ({"prompt": [999]}, "999 is outside the vocabulary", "prompt"),
         ({"prompt": {"a": 1}}, "must be a string, a list of strings", "prompt"),
-        ({"prompt": "a", "echo": True}, "true is not supported", "echo"),
+        ({"prompt": [999], "echo": True}, "999 is outside the vocabulary", "prompt"),
         ({"prompt": "a", "suffix": "b"}, "not supported", "suffix"),
         ({"prompt": "a", "logprobs": 0}, "0 is not supported", "logprobs"),
         ({"prompt": "a", "best_of": 2}, "2 is not supported with n 1", "best_of"),
@@ -311,11 +376,9 @@ async def test_models_are_listed(start_worker: StartWorker) -> None:
     assert caught.value.code == "model_not_found"
 
 
-async def test_chat_without_a_template_is_refused(start_worker: StartWorker, tiny_folder) -> None:
-    from worker.tokenization.tokenizer import load_tokenizer
-
-    from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
-
+async def test_chat_without_a_template_is_refused(
+    start_worker: StartWorker, tiny_folder: Path
+) -> None:
     tokenizer = load_tokenizer(write_tiny_tokenizer(tiny_folder, chat_template=None))
     worker = await start_worker(tokenizer=tokenizer)
     with pytest.raises(openai.BadRequestError, match="no chat template"):

@@ -13,7 +13,7 @@ USER = [{"role": "user", "content": "hi"}]
 
 
 def render(source: str, **variables: object) -> str:
-    return ChatTemplate(source, {"bos_token": "<s>"}).render(USER, **variables)
+    return ChatTemplate(source, {"bos_token": "<s>"}).render(USER, variables)
 
 
 def test_special_tokens_messages_and_variables_are_there() -> None:
@@ -46,6 +46,24 @@ def test_date_is_there() -> None:
 def test_template_can_refuse() -> None:
     with pytest.raises(ChatTemplateError, match="refuses these messages: no, thanks"):
         render("{{ raise_exception('no, thanks') }}")
+
+
+@pytest.mark.parametrize(
+    ("source", "prompt"),
+    [
+        ("{{ messages[-1].content }}<end>{{ add_generation_prompt }}", "hi"),
+        ("{{ bos_token }}{{ messages[-1].content | trim }}\n", "<s>hi"),
+        ("{{ messages[-1].content | length > 9 }}{{ messages[-1].content * 2 }}e", "Truehihi"),
+    ],
+)
+def test_final_message_is_left_open(source: str, prompt: str) -> None:
+    template = ChatTemplate(source, {"bos_token": "<s>"})
+    assert template.render(USER, continue_final_message=True) == prompt
+
+
+def test_final_message_that_is_not_in_the_prompt_cannot_be_left_open() -> None:
+    with pytest.raises(ChatTemplateError, match="leaves out the last message"):
+        ChatTemplate("{{ messages[0].role }}", {}).render(USER, continue_final_message=True)
 
 
 @pytest.mark.parametrize(

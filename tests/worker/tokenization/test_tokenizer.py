@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from worker.tokenization.gguf_tokenizer import UnsupportedTokenizerError, tokenizer_from_gguf
+from worker.tokenization.token_bytes import TokenBytes
 from worker.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
 from .sentencepiece_tokenizer import sentencepiece_metadata, sentencepiece_tokenizer
@@ -185,3 +186,17 @@ def test_llama_3_begins_with_bos_and_single_tokens_do_not_need_merges() -> None:
     assert tokenizer.encode("ab").ids == [0, 3]
     assert tokenizer.encode("ab", add_special_tokens=False).ids == [3]
     assert tokenizer.decode([0, 3]) == "ab"
+
+
+@pytest.mark.parametrize("text", ["the", " the", "a é bc", ""])
+def test_whole_text_comes_back_without_the_space_that_sentencepiece_puts_first(text: str) -> None:
+    backend = sentencepiece_tokenizer()
+    tokenizer = Tokenizer(backend, TokenBytes(backend), chat_template=None)
+    assert tokenizer.decode_whole(tokenizer.encode(text)) == text
+
+
+def test_whole_text_shows_special_tokens_when_asked_for(tiny: Tokenizer) -> None:
+    ids = [1, *tiny.encode("a é")]
+    assert tiny.decode_whole(ids) == "a é"
+    assert tiny.decode_whole(ids, skip_special_tokens=False) == "<|im_start|>a é"
+    assert tiny.decode_whole([5000]) == ""

@@ -9,9 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ...tokenization.chat_template import ChatTemplateError
 from ...tokenization.text_output import TextOutput, TextRequest
-from ..errors import bad_request
 from ..http_exchange import (
     STREAM_END,
     EventStream,
@@ -22,6 +20,7 @@ from ..http_exchange import (
 )
 from ..openapi import takes
 from ..service import WorkerService, service_of
+from .chat_prompt import chat_prompt
 from .requests import text_requests
 from .types import ChatBody
 from .usage import usage_of
@@ -35,7 +34,12 @@ async def chat_completions(request: Request) -> Response:
     service = service_of(request)
     body = await read_body(request, ChatBody)
     name = f"chatcmpl-{uuid.uuid4().hex}"
-    (prompt,) = await service.tokenize([_render(service, body)], add_special_tokens=False)
+    prompt = await chat_prompt(
+        service,
+        body.messages,
+        body.chat_template_kwargs,
+        continue_final_message=body.continue_final_message,
+    )
     requests = text_requests(service, body, prompt, rid=name, param="messages")
     answer = {
         "id": name,
@@ -43,6 +47,8 @@ async def chat_completions(request: Request) -> Response:
         "created": int(time.time()),
         "model": body.model or service.model_name,
     }
+    if body.service_tier is not None:
+        answer["service_tier"] = "default"
     if body.stream:
         return EventStream(_events(service, body, requests, answer))
     outputs = await unless_disconnected(request.receive, service.run(requests))
@@ -58,21 +64,6 @@ def _choice(output: TextOutput) -> dict[str, Any]:
         "logprobs": None,
         "finish_reason": output.finish_reason,
     }
-
-
-def _render(service: WorkerService, body: ChatBody) -> str:
-    template = service.tokenizer.chat_template
-    if template is None:
-        raise bad_request(
-            "This model has no chat template; start the worker with --chat-template, "
-            "or use /v1/completions",
-            "messages",
-        )
-    messages = [message.for_template() for message in body.messages]
-    try:
-        return template.render(messages, **(body.chat_template_kwargs or {}))
-    except ChatTemplateError as error:
-        raise bad_request(str(error), "messages") from error
 
 
 async def _events(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -39,9 +40,11 @@ async def completions(request: Request) -> Response:
     _check_best_of(body)
     name = f"cmpl-{uuid.uuid4().hex}"
     requests: list[TextRequest] = []
+    echoes: list[str] = []
     for index, prompt in enumerate(await _prompts(service, body)):
         rid = f"{name}-{index}"
-        requests += text_requests(service, body, prompt, rid=rid, param="prompt")
+        requests += text_requests(service, body, prompt.token_ids, rid=rid, param="prompt")
+        echoes += [prompt.echo if body.echo else ""] * body.samples
     answer = {
         "id": name,
         "object": "text_completion",
@@ -49,9 +52,12 @@ async def completions(request: Request) -> Response:
         "model": body.model or service.model_name,
     }
     if body.stream:
-        return EventStream(_events(service, body, requests, answer))
+        return EventStream(_events(service, body, requests, echoes, answer))
     outputs = await unless_disconnected(request.receive, service.run(requests))
-    choices = [_choice(output.index, output.text, output.finish_reason) for output in outputs]
+    choices = [
+        _choice(output.index, echo + output.text, output.finish_reason)
+        for output, echo in zip(outputs, echoes, strict=True)
+    ]
     usage = usage_of(outputs, body.samples, service.server_args.enable_cache_report)
     return json_response({**answer, "choices": choices, "usage": usage})
 
@@ -71,28 +77,43 @@ def _check_best_of(body: CompletionBody) -> None:
         )
 
 
-async def _prompts(service: WorkerService, body: CompletionBody) -> list[list[int]]:
-    prompt: Any = body.prompt
-    if isinstance(prompt, str):
-        return await service.tokenize([prompt])
-    if not prompt:
+@dataclass(frozen=True)
+class _Prompt:
+    """`echo` is the text as it was given, or that of the token ids."""
+
+    token_ids: list[int]
+    echo: str
+
+
+async def _prompts(service: WorkerService, body: CompletionBody) -> list[_Prompt]:
+    given: Any = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if not given:
         raise bad_request("The list of prompts is empty", "prompt")
-    if isinstance(prompt[0], str):
-        return await service.tokenize(prompt)
-    return [prompt] if isinstance(prompt[0], int) else prompt
+    if isinstance(given[0], str):
+        return [_Prompt(*each) for each in zip(await service.tokenize(given), given, strict=True)]
+    prompts: list[list[int]] = [given] if isinstance(given[0], int) else given
+    if not body.echo:
+        return [_Prompt(token_ids, "") for token_ids in prompts]
+    for token_ids in prompts:
+        service.limits.check_token_ids(token_ids, "prompt")
+    decode, skip = service.tokenizer.decode_whole, body.skip_special_tokens
+    return [_Prompt(token_ids, decode(token_ids, skip)) for token_ids in prompts]
 
 
 async def _events(
     service: WorkerService,
     body: CompletionBody,
     requests: list[TextRequest],
+    echoes: list[str],
     answer: dict[str, Any],
 ) -> AsyncGenerator[bytes, None]:
     if body.include_usage:
         answer = {**answer, "usage": None}
+    heads = dict(enumerate(echoes))
     with service.generate(requests, stream=True) as generation:
         async for output, text in generation.updates():
-            choice = _choice(output.index, text, output.finish_reason)
+            echo = heads.pop(output.index, "")
+            choice = _choice(output.index, echo + text, output.finish_reason)
             yield event({**answer, "choices": [choice]})
     if body.include_usage:
         cache_report = service.server_args.enable_cache_report

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from ...messages import SamplingParams
 from ..fields import (
@@ -62,12 +63,22 @@ class CommonBody(PenaltyFields):
     # Notes of the client's own, which change no answer.
     user: str | None = None
     metadata: dict[str, str] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    # There is one tier; an answer to a chat says so, as OpenAI's does.
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
 
     regex: Annotated[Any, only(None)] = None
     ebnf: Annotated[Any, only(None)] = None
     json_schema: Annotated[Any, only(None)] = None
     lora_path: Annotated[Any, only(None)] = None
+
+    @field_validator("stream_options")
+    @classmethod
+    def _only_in_a_stream(
+        cls, value: StreamOptions | None, others: ValidationInfo
+    ) -> StreamOptions | None:
+        if value is not None and not others.data.get("stream"):
+            raise PydanticCustomError("unsupported", "only to be given when stream is true")
+        return value
 
     @property
     def token_limit(self) -> tuple[str, int | None]:
@@ -109,7 +120,7 @@ class CompletionBody(CommonBody):
     ]
     max_tokens: TokenCount | None = 16
     best_of: SampleCount | None = None
-    echo: Annotated[Any, only(False, None)] = False
+    echo: bool | None = False
     logprobs: Annotated[Any, only(None)] = None
     suffix: Annotated[Any, only(None)] = None
 
@@ -177,10 +188,15 @@ class ChatBody(CommonBody):
     max_completion_tokens: TokenCount | None = None
     # Further variables for the chat template, such as enable_thinking.
     chat_template_kwargs: dict[str, Any] | None = None
+    # The last message is the beginning of the answer.
+    continue_final_message: bool = False
 
     # What OpenAI's own platform does with a request, and this server does not.
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: Annotated[Any, only(None, "in_memory")] = None
+    prompt_cache_options: Annotated[Any, only(None)] = None
+    moderation: Annotated[Any, only(None)] = None
     store: Annotated[Any, only(False, None)] = None
     logprobs: Annotated[Any, only(False, None)] = None
     top_logprobs: Annotated[Any, only(0, None)] = None
