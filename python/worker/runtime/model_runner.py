@@ -36,7 +36,8 @@ Progress = Callable[[str, float], None]
 # A page table's entries are numbered with 32 bits.
 PAGE_TABLE_LIMIT = 2**31
 # Up to so many tokens, reading weights bounds a step, and fused kernels read them faster.
-# FP8 weights are multiplied with unquantized tokens, which is faster for one alone.
+# FP8 weights are multiplied with unquantized tokens, which is faster for one alone. Libraries are
+# left what is float32, for comparisons.
 _FEW_TOKENS, _FEW_TOKENS_FP8 = 8, 1
 # With sequences of so many tokens, if the context allows, steps that share prefixes are prepared:
 # so many prompts, or any number of decodes.
