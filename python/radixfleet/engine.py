@@ -22,7 +22,7 @@ from worker.messages import Ready, TokenChunk
 from worker.scheduler.ranks import Followers
 from worker.scheduler.scheduler import Scheduler
 from worker.scheduler.startup import build_scheduler
-from worker.tokenization.chat_template import load_chat_template
+from worker.tokenization.template_source import load_chat_template
 from worker.tokenization.text_output import GenerationAborted, TextOutput, TextRequest
 from worker.tokenization.tokenizer import Tokenizer, load_tokenizer
 

@@ -90,7 +90,8 @@ class ServerArgs:
     chat_template: str | None = _option(
         MODEL,
         None,
-        "A file with a Jinja chat template, or the template itself.",
+        "A chat template: a file with a Jinja one or with SGLang's JSON form, the name of a known "
+        "one (chatml, llama-2, llama-3-instruct, vicuna_v1.1), or the Jinja text itself.",
         shown_default="the tokenizer's own",
     )
     load_format: str = _option(

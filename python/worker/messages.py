@@ -77,12 +77,21 @@ class GetState(msgspec.Struct, frozen=True, array_like=True, tag="get_state"):
 
 
 class FinishReason(msgspec.Struct, frozen=True, array_like=True):
-    """Why a request ended: `matched` is the token id for "stop"; `message` says why for "abort"."""
+    """Why a request ended: `matched` is the token id for "stop"; `message` says why for "abort".
+
+    `status` is that of the answer over HTTP to "abort"; below 400, somebody wanted the request to
+    end, and is not to get an error for it.
+    """
 
     kind: Literal["stop", "length", "abort"]
     matched: int | None = None
     message: str | None = None
     status: int = 500
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the answer is an error instead of what there was."""
+        return self.kind == "abort" and self.status >= 400
 
 
 class TokenChunk(msgspec.Struct, frozen=True, array_like=True):

@@ -9,7 +9,7 @@ from .. import __version__
 from . import control, native
 from .errors import install_error_handlers
 from .middleware import ApiKeyMiddleware, RequestIdMiddleware
-from .openai import chat, completions, models
+from .openai import chat, completions, models, tokenization
 from .service import WorkerService
 
 
@@ -18,7 +18,7 @@ def build_app(service: WorkerService) -> ASGIApp:
     app = FastAPI(title="radixfleet worker", version=__version__)
     app.state.service = service
     install_error_handlers(app)
-    for module in (native, chat, completions, models, control):
+    for module in (native, chat, completions, models, tokenization, control):
         app.include_router(module.router)
     if service.server_args.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, api_key=service.server_args.api_key)

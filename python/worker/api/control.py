@@ -13,7 +13,9 @@ from .. import __version__
 from ..messages import SamplingParams
 from ..tokenization.text_output import TextRequest
 from .errors import ApiError, bad_request
-from .http_exchange import json_response, unless_disconnected
+from .fields import RequestModel
+from .http_exchange import json_response, read_body, unless_disconnected
+from .openapi import takes
 from .service import service_of
 
 router = APIRouter()
@@ -80,6 +82,28 @@ async def get_server_info(request: Request) -> Response:
             "state": state,
         }
     )
+
+
+@router.get("/get_load")
+async def get_load(request: Request) -> Response:
+    """How many requests are running or waiting, as routers ask it."""
+    return json_response({"load": service_of(request).engine.open_requests})
+
+
+class AbortBody(RequestModel):
+    """The id of a request or the beginning of several, or `abort_all`."""
+
+    rid: str = ""
+    abort_all: bool = False
+
+
+@router.post("/abort_request", openapi_extra=takes(AbortBody))
+async def abort_request(request: Request) -> Response:
+    """End requests now: they are answered with what there is so far."""
+    body = await read_body(request, AbortBody)
+    if bool(body.rid) == body.abort_all:
+        raise bad_request("Give either rid or abort_all", "rid", "invalid_value")
+    return json_response({"aborted": service_of(request).engine.abort(body.rid)})
 
 
 @router.get("/flush_cache")

@@ -14,6 +14,7 @@ import zmq.asyncio
 
 from ..messages import (
     AbortRequest,
+    FinishReason,
     FlushCache,
     FlushDone,
     FromScheduler,
@@ -29,6 +30,8 @@ from .errors import ApiError, bad_request
 logger = logging.getLogger(__name__)
 
 _QUIET_SECONDS = 1.0
+
+_ABORTED = FinishReason("abort", message="Aborted by /abort_request", status=200)
 
 _Answer = FlushDone | SchedulerState
 
@@ -76,6 +79,22 @@ class EngineClient:
         for request in requests:
             self._send(request)
         return stream
+
+    @property
+    def open_requests(self) -> int:
+        """How many are running or wait for the scheduler to take them up."""
+        return len(self._streams)
+
+    def abort(self, prefix: str) -> int:
+        """End the requests whose ids begin with `prefix`, and say how many they were.
+
+        Their clients get what there is so far, with "abort" as the reason of its end.
+        """
+        rids = [rid for rid in self._streams if rid.startswith(prefix)]
+        for rid in rids:
+            self._hand_over(TokenChunk(rid, [], 0, _ABORTED))
+            self._send(AbortRequest(rid))
+        return len(rids)
 
     async def state(self, timeout_seconds: float) -> SchedulerState:
         """Counts of the scheduler. Raises ApiError 503 if it does not answer in time."""

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..config import ServerArgs
 from ..messages import Ready
-from ..tokenization.chat_template import ChatTemplateError, load_chat_template
+from ..tokenization.chat_template import ChatTemplateError
+from ..tokenization.template_source import load_chat_template
 from ..tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from .app import build_app
 from .daemon_thread import in_daemon_thread

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from fastapi import Request
 
@@ -19,8 +21,10 @@ from .text_generation import TextGeneration
 
 logger = logging.getLogger(__name__)
 
-# Longer texts are tokenized in a thread, so that running streams do not wait for them.
-_LONG_TEXT_CHARACTERS = 8192
+_MUCH_TEXT = 8192  # characters, or tokens
+
+_Given = TypeVar("_Given", bound=Sized)
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,15 @@ class WorkerService:
         self, texts: Sequence[str], add_special_tokens: bool = True
     ) -> list[list[int]]:
         """Token ids of each text."""
-        if sum(map(len, texts)) <= _LONG_TEXT_CHARACTERS:
-            return self._tokenize(texts, add_special_tokens)
-        return await asyncio.to_thread(self._tokenize, texts, add_special_tokens)
+        encode = partial(self.tokenizer.encode, add_special_tokens=add_special_tokens)
+        return await _map(encode, texts)
 
-    def _tokenize(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
-        return [self.tokenizer.encode(text, add_special_tokens) for text in texts]
+    async def detokenize(
+        self, prompts: Sequence[list[int]], skip_special_tokens: bool = True
+    ) -> list[str]:
+        """The text of each prompt."""
+        decode = partial(self.tokenizer.decode_whole, skip_special_tokens=skip_special_tokens)
+        return await _map(decode, prompts)
 
     def generate(self, requests: Sequence[TextRequest], stream: bool) -> TextGeneration:
         """Start these requests. The result is to be used in a `with` block."""
@@ -78,6 +85,15 @@ class WorkerService:
         """Start these requests and wait for their answers."""
         with self.generate(requests, stream=False) as generation:
             return await generation.run()
+
+
+async def _map(work: Callable[[_Given], _Made], given: Sequence[_Given]) -> list[_Made]:
+    """In a thread if there is much, so that running streams do not wait for it."""
+
+    def run() -> list[_Made]:
+        return [work(each) for each in given]
+
+    return run() if sum(map(len, given)) <= _MUCH_TEXT else await asyncio.to_thread(run)
 
 
 def service_of(request: Request) -> WorkerService:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
@@ -25,12 +24,21 @@ _CUT = "\ue000the answer goes on here\ue000"
 class ChatTemplate:
     """A compiled template. `special_tokens` are its variables such as bos_token and eos_token.
 
-    `own_variables` are those that `render` sets by itself.
+    `own_variables` are those that `render` sets by itself. `stop_strings` and `stop_token_ids` end
+    answers besides what requests ask for.
     """
 
     own_variables = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        stop_strings: tuple[str, ...] = (),
+        stop_token_ids: tuple[int, ...] = (),
+    ) -> None:
+        self.stop_strings = stop_strings
+        self.stop_token_ids = stop_token_ids
         self._special_tokens = dict(special_tokens)
         try:
             self._template = _environment().from_string(source)
@@ -77,19 +85,6 @@ class ChatTemplate:
             raise
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise ChatTemplateError(f"the chat template cannot be applied: {error}") from error
-
-
-def load_chat_template(file_or_source: str) -> str:
-    """The source of a template: what `--chat-template` names, or is itself.
-
-    Raises ChatTemplateError if it looks like a file's name and there is no such file.
-    """
-    if "{" in file_or_source or "\n" in file_or_source:
-        return file_or_source
-    try:
-        return Path(file_or_source).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ChatTemplateError(f"chat template {file_or_source}: {error}") from error
 
 
 class _GenerationTag(Extension):

@@ -110,7 +110,7 @@ class TextOutput:
 
     @property
     def finish_reason(self) -> str | None:
-        """As the OpenAI API says it: "stop", "length", or None while it runs."""
+        """As the OpenAI API says it: "stop", "length", None while it runs; and SGLang's "abort"."""
         return self.finish.kind if self.finish else None
 
     @property
@@ -120,6 +120,8 @@ class TextOutput:
             return None
         if self.finish.kind == "length":
             return {"type": "length", "length": self.completion_tokens}
+        if self.finish.kind == "abort":
+            return {"type": "abort", "message": self.finish.message}
         return {"type": "stop", "matched": self.stops.matched or self.finish.matched}
 
     @property
@@ -136,9 +138,9 @@ class TextOutput:
 
     def push(self, chunk: TokenChunk) -> str:
         """The new text that may go out. Raises GenerationAborted."""
-        self.cached_tokens = chunk.cached_tokens
+        self.cached_tokens = max(self.cached_tokens, chunk.cached_tokens)
         self.finish = chunk.finish
-        if chunk.finish is not None and chunk.finish.kind == "abort":
+        if chunk.finish is not None and chunk.finish.is_failure:
             raise GenerationAborted(chunk.finish)
         if self.detokenizer is None:
             self.output_ids += chunk.token_ids

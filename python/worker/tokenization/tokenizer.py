@@ -12,6 +12,7 @@ import tokenizers
 from ..gguf_file import GGUFFile
 from .chat_template import ChatTemplate
 from .gguf_tokenizer import UnsupportedTokenizerError, tokenizer_from_gguf
+from .template_source import TemplateSource
 from .token_bytes import TokenBytes
 
 # What transformers can make a tokenizer from, when there is no tokenizer.json.
@@ -52,9 +53,8 @@ class _Parts:
     special_tokens: dict[str, str]
 
 
-def load_tokenizer(path: Path, chat_template: str | None = None) -> Tokenizer:
-    """Load from a folder or a .gguf file; `chat_template` is the source of one that replaces the
-    model's own.
+def load_tokenizer(path: Path, chat_template: TemplateSource | None = None) -> Tokenizer:
+    """Load from a folder or a .gguf file; `chat_template` replaces the model's own.
 
     Raises TokenizerError if there is none or it is of an unknown kind, ChatTemplateError if the
     template is wrong.
@@ -68,9 +68,20 @@ def load_tokenizer(path: Path, chat_template: str | None = None) -> Tokenizer:
         raise TokenizerError(f"{path} has no {error.args[0]}, which a tokenizer needs") from error
     except (UnsupportedTokenizerError, OSError, ValueError) as error:
         raise TokenizerError(f"cannot load a tokenizer from {path}: {error}") from error
-    source = chat_template or parts.template
-    template = ChatTemplate(source, parts.special_tokens) if source else None
+    source = chat_template or (TemplateSource(parts.template) if parts.template else None)
+    template = None if source is None else _compile(source, parts)
     return Tokenizer(parts.backend, token_bytes, template)
+
+
+def _compile(source: TemplateSource, parts: _Parts) -> ChatTemplate:
+    """A stop that is one token is watched for as such: the text may not show it."""
+    ids = {stop: parts.backend.token_to_id(stop) for stop in source.stops}
+    return ChatTemplate(
+        source.jinja,
+        parts.special_tokens,
+        stop_strings=tuple(stop for stop, token_id in ids.items() if token_id is None),
+        stop_token_ids=tuple(token_id for token_id in ids.values() if token_id is not None),
+    )
 
 
 def _load_gguf(path: Path) -> _Parts:

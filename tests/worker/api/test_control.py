@@ -125,6 +125,22 @@ async def test_request_id_is_taken_and_returned(worker: RunningWorker) -> None:
 
 async def test_request_bodies_are_documented(worker: RunningWorker) -> None:
     paths = (await worker.http.get("/openapi.json")).json()["paths"]
-    for path in ("/generate", "/v1/chat/completions", "/v1/completions"):
+    for path, field in (
+        ("/generate", "stream"),
+        ("/v1/chat/completions", "stream"),
+        ("/v1/completions", "stream"),
+        ("/v1/tokenize", "prompt"),
+        ("/v1/detokenize", "tokens"),
+        ("/abort_request", "rid"),
+    ):
         schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert "stream" in schema["properties"]
+        assert field in schema["properties"]
+
+
+async def test_pages_of_other_origins_are_not_let_in(worker: RunningWorker) -> None:
+    headers = {"origin": "http://elsewhere", "access-control-request-method": "POST"}
+    for response in (
+        await worker.http.options("/v1/chat/completions", headers=headers),
+        await worker.http.get("/v1/models", headers=headers),
+    ):
+        assert not any(name.startswith("access-control") for name in response.headers)

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from worker.messages import FinishReason
+from worker.tokenization.template_source import TemplateSource
 from worker.tokenization.tokenizer import load_tokenizer
 
 from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
@@ -383,3 +384,14 @@ async def test_chat_without_a_template_is_refused(
     worker = await start_worker(tokenizer=tokenizer)
     with pytest.raises(openai.BadRequestError, match="no chat template"):
         await chat(worker)
+
+
+async def test_chat_ends_where_the_template_says(
+    start_worker: StartWorker, tiny_folder: Path
+) -> None:
+    source = TemplateSource("{{ messages[0].content }}", stops=("<|im_end|>", "User:"))
+    worker = await start_worker(tokenizer=load_tokenizer(tiny_folder, source))
+    worker.scheduler.script = answer_with(worker.ids("one\nUser: and"), finish=None)
+    completion = await chat(worker, stop="x", extra_body={"stop_token_ids": [9]})
+    assert completion.choices[0].message.content == "one\n"
+    assert worker.scheduler.requests[0].sampling.stop_token_ids == (9, 2)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from worker.tokenization.chat_template import ChatTemplate, ChatTemplateError, load_chat_template
+from worker.tokenization.chat_template import ChatTemplate, ChatTemplateError
 from worker.tokenization.tokenizer import Tokenizer
 
 USER = [{"role": "user", "content": "hi"}]
@@ -83,15 +81,6 @@ def test_template_is_in_a_sandbox(source: str) -> None:
 def test_template_with_a_mistake_names_its_line() -> None:
     with pytest.raises(ChatTemplateError, match="line 2"):
         ChatTemplate("\n{% for %}", {})
-
-
-def test_option_takes_a_file_or_the_template_itself(tmp_path: Path) -> None:
-    file = tmp_path / "template.jinja"
-    file.write_text("from {{ 'file' }}")
-    assert load_chat_template(str(file)) == "from {{ 'file' }}"
-    assert load_chat_template("{{ messages }}") == "{{ messages }}"
-    with pytest.raises(ChatTemplateError, match=r"missing\.jinja"):
-        load_chat_template(str(tmp_path / "missing.jinja"))
 
 
 def test_real_template_adds_its_default_system_prompt(smollm2: Tokenizer) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from worker.tokenization.gguf_tokenizer import UnsupportedTokenizerError, tokenizer_from_gguf
+from worker.tokenization.template_source import TemplateSource
 from worker.tokenization.token_bytes import TokenBytes
 from worker.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
@@ -56,7 +57,7 @@ def test_default_one_of_several_templates_is_taken(tmp_path: Path) -> None:
 
 
 def test_given_template_replaces_the_models_own(tiny_folder: Path) -> None:
-    template = load_tokenizer(tiny_folder, chat_template="{{ 'mine' }}").chat_template
+    template = load_tokenizer(tiny_folder, TemplateSource("{{ 'mine' }}")).chat_template
     assert template is not None
     assert template.render([]) == "mine"
 

@@ -40,7 +40,9 @@ async def chat_completions(request: Request) -> Response:
         body.chat_template_kwargs,
         continue_final_message=body.continue_final_message,
     )
-    requests = text_requests(service, body, prompt, rid=name, param="messages")
+    requests = text_requests(
+        service, _with_stops(service, body), prompt, rid=name, param="messages"
+    )
     answer = {
         "id": name,
         "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -55,6 +57,15 @@ async def chat_completions(request: Request) -> Response:
     choices = [_choice(output) for output in outputs]
     usage = usage_of(outputs, body.samples, service.server_args.enable_cache_report)
     return json_response({**answer, "choices": choices, "usage": usage})
+
+
+def _with_stops(service: WorkerService, body: ChatBody) -> ChatBody:
+    """With what the template, too, ends an answer at."""
+    template = service.tokenizer.chat_template
+    assert template is not None
+    stops = body.stop + template.stop_strings
+    stop_token_ids = body.stop_token_ids + template.stop_token_ids
+    return body.model_copy(update={"stop": stops, "stop_token_ids": stop_token_ids})
 
 
 def _choice(output: TextOutput) -> dict[str, Any]:

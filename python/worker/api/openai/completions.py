@@ -96,8 +96,8 @@ async def _prompts(service: WorkerService, body: CompletionBody) -> list[_Prompt
         return [_Prompt(token_ids, "") for token_ids in prompts]
     for token_ids in prompts:
         service.limits.check_token_ids(token_ids, "prompt")
-    decode, skip = service.tokenizer.decode_whole, body.skip_special_tokens
-    return [_Prompt(token_ids, decode(token_ids, skip)) for token_ids in prompts]
+    texts = await service.detokenize(prompts, body.skip_special_tokens)
+    return [_Prompt(*each) for each in zip(prompts, texts, strict=True)]
 
 
 async def _events(
