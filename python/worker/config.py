@@ -28,6 +28,13 @@ def positive_int(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, or 0, not {text}")
+    return value
+
+
 def _fraction(text: str) -> float:
     value = float(text)
     if not 0.0 < value < 1.0:
@@ -176,6 +183,13 @@ class ServerArgs:
         parse=positive_int,
         shown_default="256 on CPU, 4096 on GPU",
     )
+    max_queued_requests: int | None = _option(
+        MEMORY,
+        None,
+        "How many requests may wait; those that come after get a 503 with Retry-After.",
+        parse=positive_int,
+        shown_default="no limit",
+    )
     max_prefill_tokens: int = _option(
         MEMORY,
         16384,
@@ -279,7 +293,14 @@ class ServerArgs:
         shown_default="all cores that the process may use",
     )
     stream_interval: int = _option(
-        RUNTIME, 1, "Stream after every so many tokens.", parse=positive_int
+        RUNTIME, 1, "Stream after every so many tokens; the first one at once.", parse=positive_int
+    )
+    watchdog_timeout: float = _option(
+        RUNTIME,
+        300.0,
+        "End a scheduler that has requests and starts no step for so many seconds, with the stacks "
+        "of its threads in the log; 0 for never.",
+        parse=_seconds,
     )
 
     log_level: str = _option(
@@ -293,10 +314,12 @@ class ServerArgs:
         shown_default="warning",
     )
     log_requests: bool = _option(
-        LOGGING, False, "Log prompts and answers. They can hold private data."
+        LOGGING,
+        False,
+        "Log prompts and answers, long ones without their middle. They can hold private data.",
     )
     decode_log_interval: int = _option(
-        LOGGING, 40, "Log throughput after every so many decode steps.", parse=positive_int
+        LOGGING, 40, "Log load and throughput after every so many decode steps.", parse=positive_int
     )
 
     def __post_init__(self) -> None:

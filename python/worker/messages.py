@@ -49,7 +49,8 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(msgspec.Struct, frozen=True, array_like=True, tag="generate"):
     """A checked request: the prompt fits the context together with `max_new_tokens`.
 
-    `stream_interval` is how many tokens may gather before they are sent; 0 sends only at the end.
+    The first token is sent at once. `stream_interval` is how many of the others may gather before
+    they are sent; 0 sends them only at the end.
     """
 
     rid: str
@@ -117,7 +118,11 @@ class FlushDone(msgspec.Struct, frozen=True, array_like=True, tag="flush_done"):
 
 
 class SchedulerState(msgspec.Struct, frozen=True, array_like=True, tag="state"):
-    """Counts at one moment. Token counts are KV slots: free + cached + held = total."""
+    """Counts at one moment. Token counts are KV slots: free + cached + held = total.
+
+    `used_tokens` are those that running requests need: held, or cached and locked.
+    `generation_throughput` is in tokens a second, measured over some steps; 0 when idle.
+    """
 
     rid: str
     running_requests: int
@@ -126,10 +131,12 @@ class SchedulerState(msgspec.Struct, frozen=True, array_like=True, tag="state"):
     free_tokens: int
     cached_tokens: int
     held_tokens: int
+    used_tokens: int
     prompt_tokens_total: int
     cached_prompt_tokens_total: int
     generated_tokens_total: int
     retractions_total: int
+    generation_throughput: float
 
 
 class LoadProgress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):

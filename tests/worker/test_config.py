@@ -42,6 +42,14 @@ def test_sizes_have_their_short_names() -> None:
     assert parse(["--tp", "2"]).tp_size == parse(["--tensor-parallel-size", "2"]).tp_size == 2
 
 
+def test_the_watchdog_takes_seconds_or_none() -> None:
+    assert parse([]).watchdog_timeout == 300.0
+    assert parse(["--watchdog-timeout", "0"]).watchdog_timeout == 0.0
+    for wrong in ("-1", "inf", "nan"):
+        with pytest.raises(SystemExit):
+            parse([f"--watchdog-timeout={wrong}"])
+
+
 @pytest.mark.parametrize("name", ["quantization", "schedule_policy", "kv_cache_dtype", "dtype"])
 def test_a_program_is_told_of_a_value_that_is_no_choice(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 'int4', and not one of"):

@@ -19,6 +19,9 @@ _TYPES = {
 }
 
 
+_RETRY_SECONDS = "1"
+
+
 class ApiError(Exception):
     """An answer that is an error. `param` names the field at fault, `code` is for programs."""
 
@@ -46,8 +49,9 @@ class ApiError(Exception):
         )
 
     def response(self) -> Response:
-        """The whole answer."""
-        return Response(self.body(), self.status, media_type="application/json")
+        """The whole answer. One that may be better soon says when to try again."""
+        headers = {"retry-after": _RETRY_SECONDS} if self.status == 503 else None
+        return Response(self.body(), self.status, headers, media_type="application/json")
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:

@@ -91,6 +91,11 @@ class KVCache:
         return self.allocator.free_tokens + self.tree.evictable_tokens
 
     @property
+    def used_tokens(self) -> int:
+        """What is not available: held, or cached and locked."""
+        return self.total_tokens - self.available_tokens
+
+    @property
     def free_rows(self) -> int:
         return len(self._free_rows)
 

@@ -33,6 +33,7 @@ from .ranks import Follower, Followers
 if TYPE_CHECKING:
     # Torch is imported once the HTTP process knows that we are here and the other ranks are on
     # their way; pyzmq not at all where there is no HTTP process.
+    from .batch_log import BatchLog
     from .channel import Channel
     from .scheduler import Scheduler
 
@@ -68,18 +69,21 @@ def _configure_logs(args: ServerArgs, rank: int) -> None:
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {name}: %(message)s")
 
 
-def serve(scheduler: Scheduler, channel: Channel) -> None:
+def serve(scheduler: Scheduler, channel: Channel, log: BatchLog) -> None:
     """Take messages, step, send what came out; sleeps while there is nothing to do."""
     while True:
         chunks: list[TokenChunk] = []
         for message in channel.receive(wait=scheduler.is_idle):
-            chunks += _handle(scheduler, channel, message)
+            chunks += _handle(scheduler, channel, log, message)
         chunks += scheduler.step()
         if chunks:
             channel.send(TokenChunks(chunks))
+        log.after_step()
 
 
-def _handle(scheduler: Scheduler, channel: Channel, message: ToScheduler) -> list[TokenChunk]:
+def _handle(
+    scheduler: Scheduler, channel: Channel, log: BatchLog, message: ToScheduler
+) -> list[TokenChunk]:
     match message:
         case GenerateRequest():
             return scheduler.add(message)
@@ -88,7 +92,7 @@ def _handle(scheduler: Scheduler, channel: Channel, message: ToScheduler) -> lis
         case FlushCache():
             channel.send(FlushDone(message.rid, scheduler.flush_cache()))
         case GetState():
-            channel.send(scheduler.state(message.rid))
+            channel.send(scheduler.state(message.rid, log.throughput))
     return []
 
 
@@ -104,7 +108,9 @@ def _lead(args: ServerArgs, parent: ParentProcess, requests: str, outputs: str) 
     progress("importing torch", 0.0)
     try:
         ranks = Followers(args, on_death=parent.fail) if args.tp_size > 1 else None
+        from .batch_log import BatchLog
         from .startup import build_scheduler
+        from .watchdog import Watchdog
 
         scheduler, ready = build_scheduler(args, progress, ranks)
     except Exception as error:
@@ -114,8 +120,10 @@ def _lead(args: ServerArgs, parent: ParentProcess, requests: str, outputs: str) 
         sys.exit(1)
     channel.send(ready)
     _exempt_start_from_collection()
+    if args.watchdog_timeout > 0.0:
+        Watchdog(scheduler, args.watchdog_timeout, parent.fail).start()
     try:
-        serve(scheduler, channel)
+        serve(scheduler, channel, BatchLog(scheduler, args.decode_log_interval))
     except Exception as error:
         _give_up(parent, error, logging.ERROR)
 

@@ -106,9 +106,10 @@ class Request:
 
     @property
     def wants_to_send(self) -> bool:
-        """Whether enough tokens have gathered for a chunk, or the request has ended."""
+        """Whether enough tokens have gathered for a chunk: the first one alone is enough."""
         gathered = 0 < self.stream_interval <= len(self.unsent)
-        return gathered or self.finish is not None
+        is_first = self.output_length - self.pending == 1
+        return gathered or is_first or self.finish is not None
 
     def take_chunk(self) -> TokenChunk:
         """The tokens since the last chunk, to be sent now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import logging
 import random
 from collections.abc import Callable
@@ -42,7 +43,7 @@ class SchedulerOptions:
 
     `considerate_chunk_size` is the chunk while far more requests decode than wait for prefill:
     every one of them waits for it. None: as large as always. With `prefix_sharing` a step says what
-    its sequences share.
+    its sequences share. `max_queued_requests` None is no limit.
     """
 
     context_length: int
@@ -58,6 +59,7 @@ class SchedulerOptions:
     eos_token_ids: tuple[int, ...]
     overlap: bool = False
     prefix_sharing: bool = True
+    max_queued_requests: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,13 @@ class _Flight:
 
 @dataclass
 class Counters:
-    """Totals since the start, in tokens and events."""
+    """Totals since the start, in tokens and events. `steps` are those that were launched."""
 
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     generated_tokens: int = 0
     retractions: int = 0
+    steps: int = 0
 
 
 class Scheduler:
@@ -88,6 +91,7 @@ class Scheduler:
     `launch` starts computing a step, which ends with a token for each of `step.sampled`. With
     `options.overlap` the next step is planned and launched before the tokens of the last one are
     looked at. Such a step may hold a request that turns out to have ended: its token is dropped.
+    `launched` is what the last `step` launched, None if that was nothing.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Scheduler:
         self.running = RunningRequests()
         self.partial: Request | None = None
         self.counters = Counters()
+        self.launched: Step | None = None
         self._launch = launch
         self._flight: _Flight | None = None
         self._chunks: list[TokenChunk] = []
@@ -116,6 +121,11 @@ class Scheduler:
     @property
     def is_idle(self) -> bool:
         return not self._requests
+
+    @property
+    def running_requests(self) -> int:
+        """How many have slots: those that decode, and the one that is being prefilled."""
+        return len(self.running) + (self.partial is not None)
 
     def add(self, message: GenerateRequest) -> list[TokenChunk]:
         """Take a request. One that can never fit is answered at once."""
@@ -156,9 +166,11 @@ class Scheduler:
 
     def step(self) -> list[TokenChunk]:
         """Plan a batch and launch it; returns the tokens that have come: its own or the last's."""
-        step = self._plan()
+        step = self.launched = self._plan()
+        self._bound_queue()
         flight = None
         if step is not None:
+            self.counters.steps += 1
             sampled = step.sampled
             try:
                 flight = _Flight(sampled, self._launch(step))
@@ -309,6 +321,18 @@ class Scheduler:
         else:
             self.partial = chunk.request
 
+    def _bound_queue(self) -> None:
+        """Refuse those that came last, if more wait than may; retracted ones stay."""
+        limit = self.options.max_queued_requests
+        if limit is None or len(self.waiting) <= limit:
+            return
+        newest_first = (r for r in reversed(self.waiting) if not r.admitted_before)
+        for request in list(itertools.islice(newest_first, len(self.waiting) - limit)):
+            del self._requests[request.rid]
+            self.waiting.remove(request)
+            request.finish = FinishReason("abort", message=_queue_is_full(limit), status=503)
+            self._chunks.append(request.take_chunk())
+
     # ===== does it still fit? =====
 
     def _grow(self, request: Request, length: int | None = None) -> bool:
@@ -428,21 +452,27 @@ class Scheduler:
         self.counters.prompt_tokens += request.prompt_length
         self.counters.cached_prompt_tokens += cached_tokens
 
-    def state(self, rid: str) -> SchedulerState:
-        """Counts of this moment, in answer to the message `rid`."""
+    def state(self, rid: str, generation_throughput: float = 0.0) -> SchedulerState:
+        """Counts of this moment, in answer to the message `rid`; see there for the throughput."""
         return SchedulerState(
             rid=rid,
-            running_requests=len(self.running) + (self.partial is not None),
+            running_requests=self.running_requests,
             waiting_requests=len(self.waiting),
             total_tokens=self.cache.total_tokens,
             free_tokens=self.cache.free_tokens,
             cached_tokens=self.cache.cached_tokens,
             held_tokens=self.cache.held_tokens,
+            used_tokens=self.cache.used_tokens,
             prompt_tokens_total=self.counters.prompt_tokens,
             cached_prompt_tokens_total=self.counters.cached_prompt_tokens,
             generated_tokens_total=self.counters.generated_tokens,
             retractions_total=self.counters.retractions,
+            generation_throughput=generation_throughput,
         )
+
+
+def _queue_is_full(limit: int) -> str:
+    return f"The worker is busy: {limit} requests wait already, and no more may. Try again later."
 
 
 def _refusal(message: GenerateRequest, limit: int, known: bool) -> FinishReason:

@@ -96,6 +96,7 @@ def _build(
         random_seed=_common_seed(args.random_seed, parallel, device),
         tp_size=args.tp_size,
         overlap=on_gpu and not args.disable_overlap_schedule,
+        max_queued_requests=args.max_queued_requests,
         prefix_sharing=not (args.disable_prefix_sharing or args.disable_radix_cache),
         eos_token_ids=runner.config.eos_token_ids,
     )

@@ -104,7 +104,7 @@ class FakeScheduler:
             case FlushCache(rid) if self.answers_questions:
                 await self.send(FlushDone(rid, self.flush_succeeds))
             case GetState(rid) if self.answers_questions:
-                await self.send(SchedulerState(rid, 1, 2, 100, 50, 30, 20, 7, 5, 9, 0))
+                await self.send(SchedulerState(rid, 1, 2, 100, 50, 30, 20, 25, 8, 2, 9, 0, 12.5))
 
 
 async def _serve(requests: str, outputs: str, start_error: str | None) -> None:

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from worker.api import control
+from worker.messages import FinishReason, GenerateRequest, TokenChunk
 
 from .conftest import RunningWorker, StartWorker
 from .fake_scheduler import answer_with
@@ -79,6 +80,33 @@ async def test_unknown_paths_and_methods_have_the_error_shape(worker: RunningWor
     response = await worker.http.get("/v1/completions")
     assert_error(response, 405, "invalid_request_error")
     assert response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+async def test_a_full_queue_is_a_503_that_says_when_to_try_again(
+    worker: RunningWorker, path: str, stream: bool
+) -> None:
+    full = FinishReason("abort", message="3 requests wait already", status=503)
+    worker.scheduler.script = answer_with([], finish=full)
+    prompt = {"text": "hi"} if path == "/generate" else {"model": "m", "prompt": "hi"}
+    response = await worker.http.post(path, json={**prompt, "stream": stream})
+    assert_error(response, 503, "service_unavailable_error")
+    assert response.json()["error"]["message"] == "3 requests wait already"
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_openai_client_tries_again_when_the_queue_was_full(worker: RunningWorker) -> None:
+    def script(request: GenerateRequest) -> list[TokenChunk]:
+        if len(worker.scheduler.requests) == 1:
+            full = FinishReason("abort", message="full", status=503)
+            return [TokenChunk(request.rid, [], 0, full)]
+        return answer_with(worker.ids("ok"))(request)
+
+    worker.scheduler.script = script
+    client = worker.openai().with_options(max_retries=1)
+    answer = await client.completions.create(model="m", prompt="hi")
+    assert answer.choices[0].text == "ok"
 
 
 async def test_body_that_is_too_large_is_413(

@@ -156,14 +156,44 @@ def test_eos_and_stop_tokens_end_a_request_and_ignore_eos_ignores_only_the_first
     assert (engine.finish("stop").kind, engine.finish("stop").matched) == ("stop", stop)
 
 
-def test_chunks_of_a_stream_hold_as_many_tokens_as_asked():
+def test_chunks_of_a_stream_hold_as_many_tokens_as_asked_after_the_first():
     engine = FakeEngine()
     engine.add("each", [1], max_new_tokens=7)
     engine.add("three", [2], max_new_tokens=7, stream_interval=3)
     engine.add("end", [3], max_new_tokens=7, stream_interval=0)
     engine.run()
     sizes = {rid: [len(c.token_ids) for c in chunks] for rid, chunks in engine.chunks.items()}
-    assert sizes == {"each": [1] * 7, "three": [3, 3, 1], "end": [7]}
+    assert sizes == {"each": [1] * 7, "three": [1, 3, 3], "end": [1, 6]}
+
+
+def test_those_that_come_last_are_refused_when_more_wait_than_may():
+    engine = FakeEngine(max_running_requests=2, max_queued_requests=3)
+    for i in range(7):
+        engine.add(f"r{i}", [i], max_new_tokens=4)
+    engine.run()
+    refused = {rid for rid, chunks in engine.chunks.items() if chunks[-1].finish.kind == "abort"}
+    assert refused == {"r5", "r6"}
+    assert [len(engine.chunks[rid]) for rid in refused] == [1, 1]
+    assert {engine.chunks[rid][0].finish.status for rid in refused} == {503}
+    for i in range(5):
+        assert engine.answers[f"r{i}"] == expected_answer([i], 4)
+
+
+def test_retracted_requests_are_never_refused():
+    options = {"schedule_conservativeness": 0.1, "max_queued_requests": 1}
+    engine = FakeEngine(total_tokens=100, **options)
+    wanted = {}
+    for i, prompt in enumerate(prompts(5, seed=1, low=5, high=8)):
+        engine.add(f"r{i}", prompt, max_new_tokens=30)
+        wanted[f"r{i}"] = expected_answer(prompt, 30)
+        engine.step()
+        engine.step()
+    most = 0
+    while not engine.scheduler.is_idle:
+        engine.step()
+        most = max(most, len(engine.scheduler.waiting))
+    assert most > 1
+    assert engine.answers == wanted
 
 
 def test_prompts_that_cannot_fit_are_refused_and_answers_are_cut_at_the_context():
