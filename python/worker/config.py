@@ -318,6 +318,9 @@ class ServerArgs:
         False,
         "Log prompts and answers, long ones without their middle. They can hold private data.",
     )
+    enable_metrics: bool = _option(
+        LOGGING, False, "Serve metrics for Prometheus at GET /metrics, under SGLang's names."
+    )
     decode_log_interval: int = _option(
         LOGGING, 40, "Log load and throughput after every so many decode steps.", parse=positive_int
     )

@@ -20,6 +20,10 @@ def build_app(service: WorkerService) -> ASGIApp:
     install_error_handlers(app)
     for module in (native, chat, completions, models, tokenization, control):
         app.include_router(module.router)
+    if service.server_args.enable_metrics:
+        from .metrics import install_metrics  # prometheus_client need not be loaded without
+
+        install_metrics(app, service)
     if service.server_args.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, api_key=service.server_args.api_key)
     return RequestIdMiddleware(app)  # outside of all else: errors have an id too

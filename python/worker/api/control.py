@@ -41,7 +41,7 @@ async def health_generate(request: Request) -> Response:
     """200 when one token could be generated in time, else 503."""
     service = service_of(request)
     sampling = SamplingParams(max_new_tokens=1, temperature=0.0, ignore_eos=True)
-    probe = TextRequest(f"health-{uuid.uuid4().hex}", [0], sampling)
+    probe = TextRequest(f"health-{uuid.uuid4().hex}", [0], sampling, measured=False)
     work = asyncio.wait_for(service.run([probe]), ANSWER_SECONDS)
     try:
         await unless_disconnected(request.receive, work)

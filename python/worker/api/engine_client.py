@@ -7,6 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
@@ -26,6 +27,9 @@ from ..messages import (
     ToScheduler,
 )
 from .errors import ApiError, bad_request
+
+if TYPE_CHECKING:
+    from .metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,11 @@ class EngineClient:
         self._question_ids = itertools.count()
         self._last_heard = time.monotonic()
         self._failure: str | None = None
+        self._metrics: WorkerMetrics | None = None
+
+    def report_to(self, metrics: WorkerMetrics) -> None:
+        """Have requests measured from now on."""
+        self._metrics = metrics
 
     async def receive_forever(self) -> None:
         """Hand every message to the request that it is for.
@@ -62,10 +71,11 @@ class EngineClient:
         while True:
             self._dispatch(self._decoder.decode(await self._outputs.recv()))
 
-    def open(self, requests: Sequence[GenerateRequest]) -> TokenStream:
+    def open(self, requests: Sequence[GenerateRequest], *, measured: bool = True) -> TokenStream:
         """Start requests whose tokens arrive in one stream, which must be closed.
 
-        Raises ApiError: 400 if a request id is in use, 503 if the engine is gone.
+        Those that are not `measured` are no part of the metrics. Raises ApiError: 400 if a request
+        id is in use, 503 if the engine is gone.
         """
         self._check_alive()
         rids = {request.rid for request in requests}
@@ -76,6 +86,8 @@ class EngineClient:
             raise bad_request("Each request of a list needs a rid of its own", "rid")
         stream = TokenStream(self, rids)
         self._streams.update(dict.fromkeys(rids, stream))
+        if self._metrics is not None and measured:
+            self._metrics.opened(requests)
         for request in requests:
             self._send(request)
         return stream
@@ -131,11 +143,17 @@ class EngineClient:
             if not question.done():
                 question.set_exception(error)
 
-    def close_stream(self, rids: set[str]) -> None:
-        """Forget these requests, and tell the scheduler to, as they have not ended."""
+    def close_stream(self, rids: set[str], *, complete: bool = False) -> None:
+        """Forget these requests, and tell the scheduler to, as they have not ended.
+
+        `complete`: their answers are, by a stop string; else nobody wants them.
+        """
         for rid in rids:
-            if self._streams.pop(rid, None) is not None:
-                self._send(AbortRequest(rid))
+            if self._streams.pop(rid, None) is None:
+                continue
+            self._send(AbortRequest(rid))
+            if self._metrics is not None:
+                self._metrics.ended(rid, complete=complete)
 
     def _dispatch(self, message: FromScheduler) -> None:
         self._last_heard = time.monotonic()
@@ -143,6 +161,8 @@ class EngineClient:
             case TokenChunks(chunks):
                 for chunk in chunks:
                     self._hand_over(chunk)
+                if self._metrics is not None:
+                    self._metrics.received(chunks)
             case FlushDone(rid) | SchedulerState(rid):
                 question = self._questions.get(rid)
                 if question is not None and not question.done():
@@ -217,8 +237,8 @@ class TokenStream:
         return chunks
 
     def abort(self, rid: str) -> None:
-        """End one of the requests; the others go on."""
-        self._client.close_stream({rid} & self._running)
+        """End one of the requests, whose answer is complete; the others go on."""
+        self._client.close_stream({rid} & self._running, complete=True)
         self._running.discard(rid)
         self._waiting = [chunk for chunk in self._waiting if chunk.rid != rid]
 

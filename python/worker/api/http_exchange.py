@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import orjson
@@ -19,6 +21,9 @@ from .fields import RequestModel
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
 STREAM_END = b"data: [DONE]\n\n"
+
+# When the body of the request being answered had arrived, in seconds of a monotonic clock.
+arrival: ContextVar[float | None] = ContextVar("arrival", default=None)
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ async def read_body(request: Request, model: type[_Model]) -> _Model:
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes")
+    arrival.set(time.monotonic())
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -6,7 +6,19 @@ import logging
 import sys
 from contextvars import ContextVar
 
+# Of a logged text, half of this at its beginning, and half at its end.
+_LOGGED_CHARACTERS = 2048
+
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def abridged(text: str) -> str:
+    """`text` as a literal of one line; a long one without its middle."""
+    left_out = len(text) - _LOGGED_CHARACTERS
+    if left_out <= 0:
+        return repr(text)
+    half = _LOGGED_CHARACTERS // 2
+    return f"{text[:half]!r} ... {left_out} characters ... {text[-half:]!r}"
 
 
 class _RequestIdFilter(logging.Filter):

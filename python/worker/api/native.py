@@ -84,6 +84,7 @@ async def _requests(service: WorkerService, body: GenerateBody) -> list[TextRequ
             sampling=params,
             stop_strings=sampling.stop,
             skip_special_tokens=sampling.skip_special_tokens,
+            measured=body.log_metrics,
         )
         requests += request.samples(count)
     return requests

@@ -82,11 +82,11 @@ class GenerateBody(RequestModel):
     sampling_params: OneOrList | None = None
     rid: Annotated[str | list[str] | None, described("a string or a list of strings")] = None
     stream: bool = False
+    log_metrics: bool = True
 
-    # Details of log-probabilities, which return_logprob turns on, and of metrics.
+    # Details of log-probabilities, which return_logprob turns on.
     logprob_start_len: Any = None
     return_text_in_logprobs: bool = False
-    log_metrics: bool = True
     return_logprob: Annotated[Any, only(False, None)] = False
     top_logprobs_num: Annotated[Any, only(0, None)] = None
     input_embeds: Annotated[Any, only(None)] = None

@@ -16,6 +16,7 @@ from ..messages import Ready
 from ..tokenization.text_output import TextOutput, TextRequest
 from ..tokenization.tokenizer import Tokenizer
 from .engine_client import EngineClient
+from .logs import abridged
 from .prompt_limits import PromptLimits
 from .text_generation import TextGeneration
 
@@ -71,7 +72,14 @@ class WorkerService:
         if self.server_args.log_requests:
             for request in requests:
                 prompt = self.tokenizer.decode(request.input_ids, skip_special_tokens=False)
-                logger.info("request rid=%s prompt=%r %r", request.rid, prompt, request.sampling)
+                logger.info(
+                    "request rid=%s prompt_tokens=%d prompt=%s stop=%s %r",
+                    request.rid,
+                    len(request.input_ids),
+                    abridged(prompt),
+                    request.stop_strings,
+                    request.sampling,
+                )
         interval = self.server_args.stream_interval if stream else 0
         return TextGeneration(
             self.engine,

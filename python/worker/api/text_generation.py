@@ -9,6 +9,7 @@ from ..tokenization.text_output import GenerationAborted, TextOutput, TextReques
 from ..tokenization.token_bytes import TokenBytes
 from .engine_client import EngineClient, TokenStream
 from .errors import ApiError
+from .logs import abridged
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ class TextGeneration:
         ]
         self._by_rid = {output.request.rid: output for output in self.outputs}
         for_engine = [request.for_engine(stream_interval) for request in requests]
-        self._stream: TokenStream = engine.open(for_engine)
+        measured = all(request.measured for request in requests)
+        self._stream: TokenStream = engine.open(for_engine, measured=measured)
 
     def __enter__(self) -> TextGeneration:
         return self
@@ -80,4 +82,4 @@ class TextGeneration:
             output.seconds,
         )
         if self._log_texts:
-            logger.info("answer rid=%s text=%r", output.request.rid, output.text)
+            logger.info("answer rid=%s text=%s", output.request.rid, abridged(output.text))

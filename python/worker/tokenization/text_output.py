@@ -24,13 +24,17 @@ class GenerationAborted(Exception):
 
 @dataclass(frozen=True)
 class TextRequest:
-    """One prompt and all that its answer depends on, the text side included."""
+    """One prompt and all that its answer depends on, the text side included.
+
+    One that is not `measured` is no part of the metrics.
+    """
 
     rid: str
     input_ids: list[int]
     sampling: SamplingParams
     stop_strings: tuple[str, ...] = ()
     skip_special_tokens: bool = True
+    measured: bool = True
 
     def samples(self, count: int) -> list[TextRequest]:
         """Requests for `count` answers to the same prompt; for one, this request itself.
@@ -46,7 +50,9 @@ class TextRequest:
         ]
 
     def for_engine(self, stream_interval: int) -> GenerateRequest:
-        """With 0 the engine sends all at the end, unless a stop string must be watched for."""
+        """With 0 the engine sends all but the first token at the end, unless a stop string must be
+        watched for.
+        """
         if stream_interval == 0 and self.stop_strings:
             stream_interval = 1
         return GenerateRequest(self.rid, self.input_ids, self.sampling, stream_interval)

@@ -6,6 +6,8 @@ import logging
 
 import pytest
 
+from worker.api.logs import abridged
+
 from .conftest import StartWorker
 from .fake_scheduler import answer_with
 
@@ -25,6 +27,15 @@ async def test_texts_are_logged_only_when_asked_for(
     assert ("my prompt" in text) == ("my answer" in text) == log_requests
     assert "POST /generate status=200" in text
     assert "finished rid=r1 prompt_tokens=9" in text
+
+
+def test_of_a_long_text_its_beginning_and_its_end_are_logged() -> None:
+    assert abridged("a\nb") == r"'a\nb'"
+    shown = abridged("begin" + "x" * 10_000 + "end")
+    assert shown.startswith("'beginxx")
+    assert shown.endswith("xxend'")
+    assert "' ... 7960 characters ... '" in shown
+    assert len(shown) < 2200
 
 
 def test_lines_carry_the_id_of_their_request(capsys: pytest.CaptureFixture[str]) -> None:
