@@ -19,7 +19,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check format build wheel bench bench-engine bench-router clean
+.PHONY: help serve demo test check format build wheel bench bench-engine bench-router bench-serving clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -62,6 +62,9 @@ bench-engine: $(STAMPS)/dev ## the engine on this GPU, dummy weights; ARGS='--mo
 
 bench-router: $(STAMPS)/dev ## the router beside sglang-router, smg, vllm-router and nginx: 40 minutes; ARGS='--quick' for 10
 	@$(BIN)/python -m benchmarks.router $(ARGS)
+
+bench-serving: $(STAMPS)/dev ## load on a running server at PORT; ARGS='--backend openai-chat --num-prompts 200 --request-rate 4'
+	@$(BIN)/python -m benchmarks.serving --port $(PORT) $(ARGS)
 
 clean: ## remove what was built; the environment and pulled models stay
 	rm -rf target dist build .pytest_cache .ruff_cache .hypothesis $(STAMPS)/build
