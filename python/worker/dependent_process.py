@@ -47,6 +47,10 @@ class DependentProcess:
             return f"{self._name} was killed by {signal.Signals(-code).name}"
         return f"{self._name} ended with exit code {code}"
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Does nothing if the process has ended."""
+        self._process.send_signal(number)
+
     def close(self) -> None:
         """Kill the process and wait until it is gone."""
         self._process.kill()

@@ -7,6 +7,7 @@ does.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import logging
 import os
@@ -28,7 +29,7 @@ from ..messages import (
     TokenChunks,
     ToScheduler,
 )
-from .ranks import Follower, Followers
+from .ranks import STACKS_SIGNAL, Follower, Followers
 
 if TYPE_CHECKING:
     # Torch is imported once the HTTP process knows that we are here and the other ranks are on
@@ -105,6 +106,11 @@ def _lead(args: ServerArgs, parent: ParentProcess, requests: str, outputs: str) 
     def progress(stage: str, fraction: float) -> None:
         channel.send(LoadProgress(stage, fraction))
 
+    def end_hang(reason: str) -> NoReturn:
+        if ranks is not None:  # it may well be another one that does not come to a meeting
+            ranks.print_stacks()
+        parent.fail(reason)
+
     progress("importing torch", 0.0)
     try:
         ranks = Followers(args, on_death=parent.fail) if args.tp_size > 1 else None
@@ -121,7 +127,7 @@ def _lead(args: ServerArgs, parent: ParentProcess, requests: str, outputs: str) 
     channel.send(ready)
     _exempt_start_from_collection()
     if args.watchdog_timeout > 0.0:
-        Watchdog(scheduler, args.watchdog_timeout, parent.fail).start()
+        Watchdog(scheduler, args.watchdog_timeout, end_hang).start()
     try:
         serve(scheduler, channel, BatchLog(scheduler, args.decode_log_interval))
     except Exception as error:
@@ -137,6 +143,7 @@ def _follow(args: ServerArgs, parent: ParentProcess, rank: Follower) -> None:
 
         scheduler, _ = build_scheduler(args, lambda stage, fraction: None, rank)
         log_level = logging.ERROR
+        faulthandler.register(STACKS_SIGNAL)
         _exempt_start_from_collection()
         follow(scheduler, rank.inbox)
     except Exception as error:

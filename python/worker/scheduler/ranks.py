@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import multiprocessing.connection
 import os
+import signal
 import socket
 import sys
 import threading
@@ -26,6 +27,10 @@ if TYPE_CHECKING:  # the other ranks are started before torch is imported
     from ..distributed.tensor_parallel import TensorParallel
 
 SCHEDULER_COMMAND = (sys.executable, "-P", "-m", "worker.scheduler")
+
+# Has a follower print the stacks of its threads.
+STACKS_SIGNAL = signal.SIGUSR1
+_PRINTING_SECONDS = 0.5
 
 
 @contextlib.contextmanager
@@ -105,6 +110,12 @@ class Followers:
         """Send `frame` to every one of them."""
         for outbox in self._outboxes:
             outbox.send_bytes(frame)
+
+    def print_stacks(self) -> None:
+        """Have each of them print the stacks of its threads; returns when that should be done."""
+        for process in self._processes:
+            process.send_signal(STACKS_SIGNAL)
+        time.sleep(_PRINTING_SECONDS)
 
     def close(self) -> None:
         """Leave the group and end them. May be called twice."""

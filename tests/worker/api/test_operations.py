@@ -69,9 +69,10 @@ def test_log_and_metrics_say_what_was_computed(start: Start) -> None:
         assert float(re.findall(r"gen throughput \(token/s\): ([\d.]+)", line)[0]) > 0
 
 
-def test_a_hang_ends_the_worker_and_says_where_it_was(start: Start) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_hang_ends_the_worker_and_says_where_each_rank_was(start: Start, ranks: int) -> None:
     program = (str(Path(__file__).with_name("hanging_worker.py")),)
-    worker = start("--watchdog-timeout", "1", program=program)
+    worker = start("--watchdog-timeout", "1", "--tp-size", str(ranks), program=program)
     url = worker.event("ready")["url"]
     assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
     response = httpx.post(f"{url}/generate", json={"text": "hi"}, timeout=60, trust_env=False)
@@ -82,4 +83,5 @@ def test_a_hang_ends_the_worker_and_says_where_it_was(start: Start) -> None:
     assert code == 1
     assert "CRITICAL scheduler: the scheduler hangs: no step for 1 seconds" in log
     assert "in hang_with_requests" in log
+    assert log.count("in follow\n") == ranks - 1
     assert f"the worker ends: the scheduler process failed: {reason}" in log
