@@ -104,8 +104,9 @@ class EngineClient:
         """
         rids = [rid for rid in self._streams if rid.startswith(prefix)]
         for rid in rids:
-            self._hand_over(TokenChunk(rid, [], 0, _ABORTED))
-            self._send(AbortRequest(rid))
+            stream = self._streams[rid]
+            self.close_stream({rid})
+            stream.put(TokenChunk(rid, [], 0, _ABORTED))
         return len(rids)
 
     async def state(self, timeout_seconds: float) -> SchedulerState:

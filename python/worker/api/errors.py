@@ -12,6 +12,15 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+# What an error's code is where there is nothing more special to say.
+_CODES = {
+    400: "invalid_value",
+    404: "unknown_url",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    500: "internal_error",
+    503: "unavailable",
+}
 _TYPES = {
     401: "authentication_error",
     404: "not_found_error",
@@ -32,7 +41,7 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.param = param
-        self.code = code
+        self.code = code or _CODES.get(status)
 
     def body(self) -> bytes:
         """The JSON of the answer, and of an error event within a stream."""
@@ -64,7 +73,8 @@ def from_validation_error(error: ValidationError) -> ApiError:
     found = error.errors(include_url=False)
     first = found[0]
     if first["type"] == "json_invalid":
-        return bad_request(f"The body is not valid JSON: {first.get('ctx', {}).get('error')}")
+        reason = first.get("ctx", {}).get("error")
+        return bad_request(f"The body is not valid JSON: {reason}", code="invalid_json")
     unknown = next((each for each in found if each["type"] == "extra_forbidden"), None)
     if unknown is not None:
         name = _path(unknown["loc"])

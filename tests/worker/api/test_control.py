@@ -12,11 +12,11 @@ from .conftest import RunningWorker, StartWorker
 from .fake_scheduler import answer_with
 
 
-def assert_error(response: httpx.Response, status: int, kind: str) -> None:
+def assert_error(response: httpx.Response, status: int, kind: str, code: str) -> None:
     assert response.status_code == status
     error = response.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}
-    assert error["type"] == kind
+    assert (error["type"], error["code"]) == (kind, code)
 
 
 async def test_health_is_200_while_the_scheduler_answers(worker: RunningWorker) -> None:
@@ -30,7 +30,8 @@ async def test_health_is_503_when_the_scheduler_is_silent(
     monkeypatch.setattr(control, "ANSWER_SECONDS", 0.05)
     assert (await worker.http.get("/health")).status_code == 200
     worker.scheduler.answers_questions = False
-    assert_error(await worker.http.get("/health"), 503, "service_unavailable_error")
+    response = await worker.http.get("/health")
+    assert_error(response, 503, "service_unavailable_error", "unavailable")
 
 
 async def test_health_generate_makes_one_token(
@@ -41,7 +42,8 @@ async def test_health_generate_makes_one_token(
     assert worker.scheduler.requests[0].sampling.max_new_tokens == 1
     monkeypatch.setattr(control, "ANSWER_SECONDS", 0.05)
     worker.scheduler.script = answer_with([], finish=None)
-    assert_error(await worker.http.get("/health_generate"), 503, "service_unavailable_error")
+    response = await worker.http.get("/health_generate")
+    assert_error(response, 503, "service_unavailable_error", "unavailable")
     assert worker.scheduler.aborted == [worker.scheduler.requests[1].rid]
 
 
@@ -71,14 +73,14 @@ async def test_flush_cache_says_whether_it_did(worker: RunningWorker, method: st
     assert (await worker.http.request(method, "/flush_cache")).status_code == 200
     worker.scheduler.flush_succeeds = False
     response = await worker.http.request(method, "/flush_cache")
-    assert_error(response, 400, "invalid_request_error")
+    assert_error(response, 400, "invalid_request_error", "busy")
     assert "requests are running" in response.json()["error"]["message"]
 
 
 async def test_unknown_paths_and_methods_have_the_error_shape(worker: RunningWorker) -> None:
-    assert_error(await worker.http.get("/nowhere"), 404, "not_found_error")
+    assert_error(await worker.http.get("/nowhere"), 404, "not_found_error", "unknown_url")
     response = await worker.http.get("/v1/completions")
-    assert_error(response, 405, "invalid_request_error")
+    assert_error(response, 405, "invalid_request_error", "method_not_allowed")
     assert response.headers["allow"] == "POST"
 
 
@@ -114,7 +116,7 @@ async def test_body_that_is_too_large_is_413(
 ) -> None:
     monkeypatch.setattr("worker.api.http_exchange.MAX_BODY_BYTES", 100)
     response = await worker.http.post("/generate", json={"text": "x" * 200})
-    assert_error(response, 413, "invalid_request_error")
+    assert_error(response, 413, "invalid_request_error", "request_too_large")
 
 
 async def test_a_bug_is_a_500_in_the_error_shape(
@@ -125,7 +127,7 @@ async def test_a_bug_is_a_500_in_the_error_shape(
 
     monkeypatch.setattr(worker.service.engine, "state", broken)
     response = await worker.http.get("/get_server_info")
-    assert_error(response, 500, "server_error")
+    assert_error(response, 500, "server_error", "internal_error")
     assert "secret details" not in response.text
     assert response.headers["x-request-id"]
 
@@ -136,7 +138,7 @@ async def test_api_key_guards_everything_but_health(start_worker: StartWorker) -
     assert (await worker.http.get("/health_generate")).status_code == 200
     for wrong in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sësame".encode()}):
         response = await worker.http.get("/v1/models", headers=wrong)
-        assert_error(response, 401, "authentication_error")
+        assert_error(response, 401, "authentication_error", "invalid_api_key")
         assert response.headers["www-authenticate"] == "Bearer"
     right = {"authorization": "Bearer sësame".encode()}
     assert (await worker.http.get("/v1/models", headers=right)).status_code == 200

@@ -224,6 +224,7 @@ async def test_wrong_body_is_refused(
     assert message in error["message"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
+    assert error["code"] in ("invalid_value", "unknown_parameter")
     assert worker.scheduler.requests == []
 
 
@@ -335,7 +336,9 @@ async def test_neutral_values_of_what_is_not_supported_are_taken(worker: Running
 async def test_broken_json_is_refused(worker: RunningWorker, content: bytes) -> None:
     response = await worker.http.post("/generate", content=content)
     assert response.status_code == 400
-    assert response.json()["error"]["type"] == "invalid_request_error"
+    error = response.json()["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", None)
+    assert error["code"] in ("invalid_json", "invalid_value")
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])

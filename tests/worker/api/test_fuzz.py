@@ -1,0 +1,97 @@
+"""Whatever a body holds, the answer is none of a broken server, and errors have the one shape."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.api.control import AbortBody
+from worker.api.fields import RequestModel
+from worker.api.native_types import GenerateBody, SamplingFields
+from worker.api.openai.tokenization import DetokenizeBody, TokenizeBody
+from worker.api.openai.types import ChatBody, CompletionBody
+
+from .conftest import RunningWorker
+from .fake_scheduler import answer_with
+
+CHAT = [{"role": "user", "content": "hi"}]
+ROUTES: dict[str, tuple[type[RequestModel], dict[str, Any]]] = {
+    "/generate": (GenerateBody, {"text": "hi"}),
+    "/v1/chat/completions": (ChatBody, {"messages": CHAT}),
+    "/v1/completions": (CompletionBody, {"prompt": "hi"}),
+    "/v1/tokenize": (TokenizeBody, {"prompt": "hi"}),
+    "/v1/detokenize": (DetokenizeBody, {"tokens": [5]}),
+    "/abort_request": (AbortBody, {"rid": "a"}),
+}
+
+numbers = (
+    st.integers(-2, 3)
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([2**31, 2**63, -(2**63) - 1, 1e308, 511, 512, 300])
+)
+leaves = st.none() | st.booleans() | numbers | st.text(max_size=8)
+keys = st.sampled_from(["role", "content", "type", "text", "include_usage", "5"]) | st.text(
+    max_size=4
+)
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def bodies(model: type[RequestModel], valid: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """A valid body of which some fields, of those that there are, have any value."""
+    known: dict[str, Any] = dict.fromkeys(model.model_fields, values)
+    if model is GenerateBody:
+        sampling = st.fixed_dictionaries(
+            {}, optional=dict.fromkeys(SamplingFields.model_fields, values)
+        )
+        known["sampling_params"] = values | sampling | st.lists(sampling, max_size=2)
+    some = st.lists(st.sampled_from(sorted(known)), max_size=3, unique=True)
+    changes = some.flatmap(lambda names: st.fixed_dictionaries({n: known[n] for n in names}))
+    return values | changes.map(lambda changed: {**valid, **changed})
+
+
+def examples(strategy: st.SearchStrategy[Any]) -> list[Any]:
+    """The same at every run: an event loop is no place for hypothesis to choose the next one."""
+    made: list[Any] = []
+
+    @settings(max_examples=120, derandomize=True, deadline=None, database=None)
+    @given(strategy)
+    def collect(example: Any) -> None:
+        made.append(example)
+
+    collect()
+    return made
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_no_body_breaks_a_route(worker: RunningWorker, path: str) -> None:
+    worker.scheduler.script = answer_with([40, 41])
+    seen = set()
+    for body in examples(bodies(*ROUTES[path])):
+        response = await worker.http.post(path, content=json.dumps(body))
+        seen.add(response.status_code)
+        assert response.status_code in (200, 400), (body, response.text)
+        if response.status_code == 400:
+            error = response.json()["error"]
+            assert error["message"], body
+            assert error["type"] == "invalid_request_error", (body, error)
+            assert isinstance(error["code"], str), (body, error)
+            assert isinstance(error["param"], str | None), (body, error)
+    assert seen == {200, 400}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_deep_json_is_refused(worker: RunningWorker, path: str) -> None:
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        body = opening * 100_000 + "1" + closing * 100_000
+        response = await worker.http.post(path, content=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "invalid_json"
