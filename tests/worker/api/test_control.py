@@ -93,7 +93,7 @@ async def test_a_full_queue_is_a_503_that_says_when_to_try_again(
     worker.scheduler.script = answer_with([], finish=full)
     prompt = {"text": "hi"} if path == "/generate" else {"model": "m", "prompt": "hi"}
     response = await worker.http.post(path, json={**prompt, "stream": stream})
-    assert_error(response, 503, "service_unavailable_error")
+    assert_error(response, 503, "service_unavailable_error", "unavailable")
     assert response.json()["error"]["message"] == "3 requests wait already"
     assert response.headers["retry-after"] == "1"
 

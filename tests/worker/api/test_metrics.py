@@ -75,7 +75,7 @@ async def measured(start_worker: StartWorker) -> RunningWorker:
 
 
 async def test_there_are_none_unless_asked_for(worker: RunningWorker) -> None:
-    assert_error(await worker.http.get("/metrics"), 404, "not_found_error")
+    assert_error(await worker.http.get("/metrics"), 404, "not_found_error", "unknown_url")
 
 
 async def test_families_labels_and_buckets_are_those_of_the_reference(
@@ -198,7 +198,7 @@ async def test_probes_and_requests_that_do_not_want_to_are_not_counted(
 
 async def test_the_key_guards_them(start_worker: StartWorker) -> None:
     worker = await start_worker(enable_metrics=True, api_key="secret")
-    assert_error(await worker.http.get("/metrics"), 401, "authentication_error")
+    assert_error(await worker.http.get("/metrics"), 401, "authentication_error", "invalid_api_key")
     right = {"authorization": "Bearer secret"}
     response: httpx.Response = await worker.http.get("/metrics", headers=right)
     assert response.status_code == 200
