@@ -188,12 +188,12 @@ def _watch(
 
 
 def _bytes_below(folder: Path) -> int:
-    """Bytes of all files below `folder`; those that vanish meanwhile count nothing."""
+    """Bytes of all files below `folder`; files and folders that vanish meanwhile count nothing."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            if path.is_file():
-                total += path.stat().st_size
+    for parent, _, names in os.walk(folder):  # unlike rglob, passes over folders that are gone
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(parent, name).stat().st_size
     return total
 
 

