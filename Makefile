@@ -86,11 +86,12 @@ $(STAMPS)/maturin: constraints.txt | $(STAMPS)/venv
 	@touch $@
 
 # A change of Rust sources alone must not ask the package index: pip sees that all is there.
+# maturin installs into the environment that is active in the shell, if it is not told of ours.
 $(STAMPS)/build: pyproject.toml constraints.txt $(ROUTER_SOURCES) | $(STAMPS)/maturin
 	@command -v cargo >/dev/null || { echo "radixfleet needs a Rust toolchain (cargo); install it from https://rustup.rs" >&2; exit 1; }
 	@$(BIN)/python -c 'import torch' 2>/dev/null \
 		|| echo "PyTorch comes with its CUDA libraries on Linux: about 3 GB to download, once"
-	$(BIN)/maturin develop --release
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release
 	@touch $@
 
 $(STAMPS)/dev: pyproject.toml constraints.txt | $(STAMPS)/build
