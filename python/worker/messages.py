@@ -17,7 +17,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     `temperature` 0 means greedy. `top_k` -1 means all tokens. `stop_token_ids` end a request also
     when `ignore_eos` is set. Stop strings are not here: the HTTP process, which has the text,
     watches for them. `logit_bias` [(token, value)] is added to logits; before `min_new_tokens` are
-    there no stop token comes.
+    there no stop token comes. With `max_new_tokens` 0 the request ends when its prompt is computed.
     """
 
     max_new_tokens: int
@@ -46,6 +46,31 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
+class LogprobOptions(msgspec.Struct, frozen=True, array_like=True):
+    """Which log-probabilities a request wants: natural logarithms, from raw logits in float32.
+
+    Those of the answer's tokens; with `prompt_start`, also those of the prompt's tokens from that
+    place on (a prompt's first token, at place 0, has none). At each place also those of the `top`
+    likeliest tokens, and those of `token_ids`.
+    """
+
+    prompt_start: int | None = None
+    top: int = 0
+    token_ids: tuple[int, ...] = ()
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities at places in a row: [places] each, or empty where none were asked for.
+
+    `chosen` are those of the tokens that stand there; `top` the likeliest ones, best first, as
+    [(token, value)]; `wanted` those of `LogprobOptions.token_ids`, in that order.
+    """
+
+    chosen: list[float]
+    top: list[list[tuple[int, float]]] = []
+    wanted: list[list[float]] = []
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, array_like=True, tag="generate"):
     """A checked request: the prompt fits the context together with `max_new_tokens`.
 
@@ -57,6 +82,19 @@ class GenerateRequest(msgspec.Struct, frozen=True, array_like=True, tag="generat
     input_ids: list[int]
     sampling: SamplingParams
     stream_interval: int = 1
+    logprobs: LogprobOptions | None = None
+    return_hidden_states: bool = False
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, array_like=True, tag="embed"):
+    """A checked text for an embedding or classification model, which answers with an `Embedding`.
+
+    `token_type_ids` [tokens] tell the two texts of a pair apart, for models that know them.
+    """
+
+    rid: str
+    input_ids: list[int]
+    token_type_ids: list[int] | None = None
 
 
 class AbortRequest(msgspec.Struct, frozen=True, array_like=True, tag="abort"):
@@ -96,18 +134,42 @@ class FinishReason(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenChunk(msgspec.Struct, frozen=True, array_like=True):
-    """New tokens of one request since its last chunk. `finish` is None while it runs on."""
+    """New tokens of one request since its last chunk. `finish` is None while it runs on.
+
+    `logprobs` has one place for each of `token_ids`; `prompt_logprobs`, in the first chunk, one for
+    each token of the prompt from the asked place on, but for a first token of all. `hidden_states`
+    are float32 rows [n, hidden size] from before the head: in the first chunk one for each token
+    of the prompt, then one for each new token but the first, the row it was chosen from.
+    """
 
     rid: str
     token_ids: list[int]
     cached_tokens: int
     finish: FinishReason | None = None
+    logprobs: TokenLogprobs | None = None
+    prompt_logprobs: TokenLogprobs | None = None
+    hidden_states: bytes | None = None
 
 
 class TokenChunks(msgspec.Struct, frozen=True, array_like=True, tag="tokens"):
     """What one step of the engine produced, all requests together."""
 
     chunks: list[TokenChunk]
+
+
+class Embedding(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to an `EmbedRequest`: float32 numbers, or why there are none (`failure`)."""
+
+    rid: str
+    values: bytes = b""
+    cached_tokens: int = 0
+    failure: FinishReason | None = None
+
+
+class Embeddings(msgspec.Struct, frozen=True, array_like=True, tag="embeddings"):
+    """What one step of an embedding engine produced, all requests together."""
+
+    embeddings: list[Embedding]
 
 
 class FlushDone(msgspec.Struct, frozen=True, array_like=True, tag="flush_done"):
@@ -146,10 +208,26 @@ class LoadProgress(msgspec.Struct, frozen=True, array_like=True, tag="progress")
     fraction: float
 
 
+class EmbeddingInfo(msgspec.Struct, frozen=True, array_like=True):
+    """What an embedding engine answers with: vectors of `size` numbers.
+
+    "embedding": a point in space, of length 1 if `normalized`. "classification": a score or logit
+    for each of `labels`, which may have no names: then there is one score, a reward. `pairs` says
+    that the model reads two texts in one (a cross-encoder).
+    """
+
+    kind: Literal["embedding", "classification"]
+    size: int
+    normalized: bool = False
+    labels: tuple[str, ...] = ()
+    pairs: bool = False
+
+
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     """The engine takes requests. `context_length` is in tokens, prompt and answer together.
 
-    Of several tensor-parallel ranks, device and bytes are those of rank 0.
+    Of several tensor-parallel ranks, device and bytes are those of rank 0. `embedding` is None for
+    a model that generates.
     """
 
     context_length: int
@@ -161,6 +239,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     device: str
     weights_bytes: int
     kv_cache_bytes: int
+    embedding: EmbeddingInfo | None = None
 
 
 class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag="start_failed"):
@@ -169,5 +248,7 @@ class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag="start_faile
     error: str
 
 
-ToScheduler = GenerateRequest | AbortRequest | FlushCache | GetState
-FromScheduler = TokenChunks | FlushDone | SchedulerState | LoadProgress | Ready | StartFailed
+ToScheduler = GenerateRequest | EmbedRequest | AbortRequest | FlushCache | GetState
+FromScheduler = (
+    TokenChunks | Embeddings | FlushDone | SchedulerState | LoadProgress | Ready | StartFailed
+)
