@@ -89,6 +89,11 @@ class Request:
         """How many tokens it may still generate, after the pending ones."""
         return self.max_length - self.length
 
+    @property
+    def is_prompt_only(self) -> bool:
+        """Whether it ends when its prompt is computed, without a token."""
+        return self.max_length == self.prompt_length
+
     def expect_token(self) -> None:
         """The next token is being computed."""
         self.length += 1
@@ -103,6 +108,11 @@ class Request:
             self.finish = FinishReason("stop", matched=token)
         elif self.length - self.pending == self.max_length:
             self.finish = FinishReason("length")
+
+    def end_prompt(self) -> None:
+        """All that a prompt-only request wants is computed: sets `finish`."""
+        assert self.is_prompt_only
+        self.finish = FinishReason("length")
 
     @property
     def wants_to_send(self) -> bool:

@@ -64,9 +64,12 @@ class SchedulerOptions:
 
 @dataclass(frozen=True)
 class _Flight:
-    """A step that was launched: the requests that get a token, and the tokens to come."""
+    """A step that was launched: the requests that get a token, those that end without one, and the
+    tokens to come.
+    """
 
-    requests: list[Request]
+    sampled: list[Request]
+    prompts_ended: list[Request]
     tokens: PendingTokens
 
 
@@ -130,11 +133,11 @@ class Scheduler:
     def add(self, message: GenerateRequest) -> list[TokenChunk]:
         """Take a request. One that can never fit is answered at once."""
         limit = min(self.options.context_length, self.cache.total_tokens)
+        sampling = message.sampling
         room = limit - len(message.input_ids)
         known = message.rid in self._requests
-        if room < 1 or not message.input_ids or known:
+        if room < min(sampling.max_new_tokens, 1) or not message.input_ids or known:
             return [TokenChunk(message.rid, [], 0, _refusal(message, limit, known))]
-        sampling = message.sampling
         self._arrivals += 1
         request = Request.create(
             message.rid,
@@ -171,9 +174,9 @@ class Scheduler:
         flight = None
         if step is not None:
             self.counters.steps += 1
-            sampled = step.sampled
+            sampled, prompts_ended = step.sampled, step.prompts_ended
             try:
-                flight = _Flight(sampled, self._launch(step))
+                flight = _Flight(sampled, prompts_ended, self._launch(step))
             except Exception as error:
                 self._fail(step, error)
             else:
@@ -389,15 +392,23 @@ class Scheduler:
 
     def _take(self, flight: _Flight) -> None:
         """Hand the tokens of a launched step, once they are there, to its requests."""
-        for request, token in zip(flight.requests, flight.tokens.wait(), strict=True):
-            if self._requests.get(request.rid) is not request:
-                continue  # it has ended meanwhile
+        for request, token in zip(flight.sampled, flight.tokens.wait(), strict=True):
+            if not self._is_here(request):
+                continue
             request.take_token(token)
             self.counters.generated_tokens += 1
             if request.finish is not None:
                 self._leave(request)
             if request.wants_to_send:
                 self._chunks.append(request.take_chunk())
+        for request in filter(self._is_here, flight.prompts_ended):
+            request.end_prompt()
+            self._leave(request)
+            self._chunks.append(request.take_chunk())
+
+    def _is_here(self, request: Request) -> bool:
+        """False if it has ended while a step with it was computed."""
+        return self._requests.get(request.rid) is request
 
     def _settle(self) -> None:
         """Take what is in flight: no token is pending afterwards."""
@@ -481,8 +492,6 @@ def _refusal(message: GenerateRequest, limit: int, known: bool) -> FinishReason:
     elif not message.input_ids:
         text = "The prompt is empty."
     else:
-        text = (
-            f"The prompt has {len(message.input_ids)} tokens; with at least one token of answer it "
-            f"must fit in {limit}."
-        )
+        answer = "with at least one token of answer " if message.sampling.max_new_tokens else ""
+        text = f"The prompt has {len(message.input_ids)} tokens; {answer}it must fit in {limit}."
     return FinishReason("abort", message=text, status=400)

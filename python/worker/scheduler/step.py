@@ -25,6 +25,11 @@ class PrefillChunk:
     def is_last(self) -> bool:
         return self.end == self.request.length
 
+    @property
+    def gives_token(self) -> bool:
+        """Whether the request's next token is drawn behind it."""
+        return self.is_last and not self.request.is_prompt_only
+
     def __len__(self) -> int:
         return self.end - self.start
 
@@ -47,7 +52,13 @@ class Step:
     @property
     def sampled(self) -> list[Request]:
         """The requests that get a token from this step, in the order of its logits."""
-        return self.decodes + [chunk.request for chunk in self.prefills if chunk.is_last]
+        return self.decodes + [chunk.request for chunk in self.prefills if chunk.gives_token]
+
+    @property
+    def prompts_ended(self) -> list[Request]:
+        """The requests that end with this step, without a token: their prompt is computed."""
+        chunks = (chunk for chunk in self.prefills if chunk.is_last)
+        return [chunk.request for chunk in chunks if not chunk.gives_token]
 
 
 def sequence_of(request: Request) -> Sequence:
@@ -68,7 +79,7 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
     row_array, seq_lens = np.array(rows, dtype=np.int32), np.array(lengths, dtype=np.int32)
     slots = [cache.table[row_array[:decodes], seq_lens[:decodes] - 1]]
     slots += [cache.slots(sequence_of(c.request), c.start, c.end) for c in step.prefills]
-    last = [i for i, chunk in enumerate(step.prefills, start=decodes) if chunk.is_last]
+    first_tokens = [i for i, chunk in enumerate(step.prefills, decodes) if chunk.gives_token]
     indices, changed = cache.table_changes()
     return StepInput(
         rows=row_array,
@@ -77,8 +88,8 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
         num_decodes=decodes,
         prompt_ids=_concatenated([c.request.tokens[c.start : c.end] for c in step.prefills]),
         out_slots=_concatenated(slots),
-        sampled=np.array([*range(decodes), *last], dtype=np.int32),
-        sampling=[_sampling_row(c.request) for c in step.prefills if c.is_last],
+        sampled=np.array([*range(decodes), *first_tokens], dtype=np.int32),
+        sampling=[_sampling_row(c.request) for c in step.prefills if c.gives_token],
         shared_lens=step.shared_lens,
         table_indices=indices,
         table_slots=changed,

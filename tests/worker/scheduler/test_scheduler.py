@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker.messages import FinishReason
 from worker.scheduler.scheduler import FAILED_STEPS_LIMIT
 
 from .fake_engine import FakeEngine, expected_answer
@@ -138,6 +139,26 @@ def test_cached_tokens_are_reported_and_the_last_prompt_token_is_always_computed
     assert engine.chunks["first"][-1].cached_tokens == 0
     assert engine.chunks["again"][-1].cached_tokens == 19
     assert engine.answers["first"] == engine.answers["again"]
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_a_prompt_alone_is_computed_and_answered_without_a_token(chunk):
+    engine = FakeEngine(context_length=40, chunked_prefill_size=chunk)
+    prompt = prompts(1, low=40, high=40)[0]
+    engine.add("decodes", [7], max_new_tokens=30)
+    for rid in ("first", "again"):
+        engine.add(rid, prompt, max_new_tokens=0)
+        for _ in range(20):
+            engine.step()
+        [answer] = engine.chunks[rid]
+        assert (answer.token_ids, answer.finish) == ([], FinishReason("length"))
+    assert answer.cached_tokens == 39  # a prompt that is all there still has its last token computed
+    engine.run()
+    assert engine.answers["decodes"] == expected_answer([7], 30)
+    state = engine.scheduler.state("q")
+    assert (state.prompt_tokens_total, state.generated_tokens_total) == (81, 30)
+    engine.add("long", [1] * 41, max_new_tokens=0)
+    assert engine.finish("long").message == "The prompt has 41 tokens; it must fit in 40."
 
 
 def test_eos_and_stop_tokens_end_a_request_and_ignore_eos_ignores_only_the_first():
@@ -317,7 +338,7 @@ def test_five_hundred_random_requests_with_random_aborts_leave_nothing_behind():
     wanted = {}
     for i in range(500):
         prompt = [rng.randrange(3) for _ in range(rng.randint(1, 60))]
-        limit = rng.randint(1, 40)
+        limit = rng.randint(0, 40)
         wanted[f"r{i}"] = expected_answer(prompt, limit)
         engine.add(f"r{i}", prompt, max_new_tokens=limit)
         for _ in range(rng.randrange(4)):
@@ -361,7 +382,7 @@ def test_any_mix_of_options_and_arrivals_gives_the_same_answers(
     wanted = {}
     for i in range(20):
         prompt = [rng.randrange(2) for _ in range(rng.randint(1, 40))]
-        limit = rng.randint(1, 20)
+        limit = rng.randint(0, 20)
         wanted[f"r{i}"] = expected_answer(prompt, min(limit, 60 - len(prompt)))
         engine.add(f"r{i}", prompt, max_new_tokens=limit)
         for _ in range(rng.randrange(3)):
