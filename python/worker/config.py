@@ -158,6 +158,12 @@ class ServerArgs:
     enable_cache_report: bool = _option(
         HTTP, False, "Report cached prompt tokens in the usage of OpenAI responses."
     )
+    file_storage_path: str = _option(
+        HTTP,
+        "sglang_storage",
+        "Folder for what clients have the server keep; workers of one host can share it.",
+        aliases=("--file-storage-pth",),
+    )
     allow_auto_truncate: bool = _option(
         HTTP, False, "Cut prompts that are longer than the context instead of refusing them."
     )

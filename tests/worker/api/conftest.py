@@ -54,12 +54,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture
-async def start_worker(tokenizer: Tokenizer) -> AsyncIterator[StartWorker]:
+async def start_worker(tokenizer: Tokenizer, tmp_path: Path) -> AsyncIterator[StartWorker]:
     """Call it with server arguments, `ready=` for other limits, `tokenizer=` for another one."""
     async with AsyncExitStack() as stack:
 
         async def start(*, ready: dict[str, Any] | None = None, **arguments: Any) -> RunningWorker:
             chosen = arguments.pop("tokenizer", tokenizer)
+            arguments = {"file_storage_path": str(tmp_path / "storage"), **arguments}
             server_args = ServerArgs(model_path="tiny", host="127.0.0.1", **arguments)
             engine_info = msgspec.structs.replace(READY, **(ready or {}))
             return await stack.enter_async_context(_running(server_args, engine_info, chosen))

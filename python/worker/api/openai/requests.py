@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ...tokenization.text_output import TextRequest
 from ..service import WorkerService
-from .types import CommonBody
+from .types import TextBody
 
 
 def text_requests(
-    service: WorkerService, body: CommonBody, prompt: list[int], *, rid: str, param: str
+    service: WorkerService, body: TextBody, prompt: list[int], *, rid: str, param: str
 ) -> list[TextRequest]:
     """One request for each answer that `body` wants to `prompt`, which its field `param` gave.
 

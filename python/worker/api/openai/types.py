@@ -6,6 +6,7 @@ router clients use names that the worker does not know.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
@@ -31,20 +32,26 @@ from ..fields import (
 
 
 class StreamOptions(RequestModel):
-    """`include_usage` adds a last chunk with the usage."""
+    """How events look. They are not padded against guesses from their sizes."""
 
-    include_usage: bool = False
     include_obfuscation: Annotated[Any, only(False, None)] = None
 
 
-class CommonBody(PenaltyFields):
-    """What both kinds of completions take."""
+class CompletionStreamOptions(StreamOptions):
+    """`include_usage` adds a last chunk with the usage."""
+
+    include_usage: bool = False
+
+
+class TextBody(PenaltyFields, ABC):
+    """What all routes take that make text: how it is sampled, and notes of the client's own.
+
+    A route says by `token_limit` and `samples` how long and how many its answers are.
+    """
 
     model: str = ""
-    max_tokens: TokenCount | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    n: SampleCount | None = 1
     stop: StopStrings = ()
     seed: Seed | None = None
     temperature: Temperature | None = 1.0
@@ -81,19 +88,14 @@ class CommonBody(PenaltyFields):
         return value
 
     @property
+    @abstractmethod
     def token_limit(self) -> tuple[str, int | None]:
         """How long an answer may be, after the name of the field that says so."""
-        return "max_tokens", self.max_tokens
 
     @property
     def samples(self) -> int:
         """How many answers to make to each prompt."""
-        return self.n or 1
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with the usage."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return 1
 
     def for_engine(self, max_new_tokens: int) -> SamplingParams:
         """With an answer of at most `max_new_tokens`."""
@@ -109,6 +111,27 @@ class CommonBody(PenaltyFields):
             min_new_tokens=self.min_tokens or 0,
             **self.for_sampling,
         )
+
+
+class CommonBody(TextBody):
+    """What both kinds of completions take."""
+
+    max_tokens: TokenCount | None = None
+    stream_options: CompletionStreamOptions | None = None
+    n: SampleCount | None = 1
+
+    @property
+    def token_limit(self) -> tuple[str, int | None]:
+        return "max_tokens", self.max_tokens
+
+    @property
+    def samples(self) -> int:
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
 
 
 class CompletionBody(CommonBody):
