@@ -264,6 +264,7 @@ impl App {
             }
             Route::WrongMethod(allowed) => Err(RouterError::WrongMethod(allowed)),
             Route::Control => {
+                self.keys.replace(request.headers_mut());
                 let Ok(response) = self.control.clone().call(request).await;
                 Ok(response.map(Body::Control))
             }
@@ -282,8 +283,12 @@ fn log_failure(id: &HeaderValue, error: &RouterError) {
 
 fn route(method: &Method, path: &str) -> Route {
     match path {
-        "/generate" | "/encode" | "/classify" if method == Method::POST => Route::Forward,
-        "/generate" | "/encode" | "/classify" => Route::WrongMethod("POST"),
+        "/generate" | "/encode" | "/classify" if [Method::POST, Method::PUT].contains(method) => Route::Forward,
+        "/generate" | "/encode" | "/classify" => Route::WrongMethod("POST, PUT"),
+        "/open_session" | "/close_session" | "/rerank" | "/score" if method == Method::POST => Route::Forward,
+        "/open_session" | "/close_session" | "/rerank" | "/score" => Route::WrongMethod("POST"),
+        "/get_weights_by_name" if [Method::GET, Method::POST].contains(method) => Route::Forward,
+        "/get_weights_by_name" => Route::WrongMethod("GET, POST"),
         "/get_model_info" | "/get_server_info" | "/health_generate" if [Method::GET, Method::HEAD].contains(method) => {
             Route::Forward
         }
@@ -307,14 +312,28 @@ mod tests {
             (&post, "/v1/embeddings"),
             (&get, "/v1/modelsets"),
             (&Method::DELETE, "/v1/files/7"),
+            (&Method::PUT, "/encode"),
+            (&post, "/open_session"),
+            (&get, "/get_weights_by_name"),
             (&get, "/get_model_info"),
             (&get, "/get_server_info"),
         ] {
             assert_eq!(route(method, path), Route::Forward, "{method} {path}");
         }
-        assert_eq!(route(&get, "/generate"), Route::WrongMethod("POST"));
+        assert_eq!(route(&get, "/generate"), Route::WrongMethod("POST, PUT"));
         assert_eq!(route(&post, "/get_model_info"), Route::WrongMethod("GET"));
-        for path in ["/health", "/add_worker", "/v1/models", "/v1/models/a/b", "/v2/x", "/v1", "/"] {
+        assert_eq!(route(&get, "/open_session"), Route::WrongMethod("POST"));
+        for path in [
+            "/health",
+            "/metrics",
+            "/abort_request",
+            "/add_worker",
+            "/v1/models",
+            "/v1/models/a/b",
+            "/v2/x",
+            "/v1",
+            "/",
+        ] {
             assert_eq!(route(&get, path), Route::Control, "{path}");
         }
     }

@@ -1,8 +1,10 @@
 //! The routes that the router answers itself.
 
 mod cache;
+mod everywhere;
 mod health;
 mod load;
+mod metrics;
 mod models;
 
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::{HeaderValue, Uri};
+use http::Uri;
 
 use crate::admission::Admission;
 use crate::config::{RouterConfig, seconds};
@@ -27,8 +29,8 @@ pub struct Control {
     pub fleet: Arc<Fleet>,
     pub admission: Arc<Admission>,
     pub startup_timeout: Duration,
-    /// The `Authorization` header of requests to workers.
-    pub worker_authorization: Option<HeaderValue>,
+    /// How long a worker may take over what a client asks of all of them.
+    pub request_timeout: Duration,
     /// Set when the router begins to shut down.
     pub stopping: Arc<AtomicBool>,
 }
@@ -41,7 +43,7 @@ impl Control {
             fleet,
             admission,
             startup_timeout: seconds(config.worker_startup_timeout_secs),
-            worker_authorization: config.worker_authorization(),
+            request_timeout: seconds(config.request_timeout_secs),
             stopping: Arc::default(),
         }
     }
@@ -55,6 +57,13 @@ impl Control {
             .route("/v1/models", only("GET", get(models::list)))
             .route("/v1/models/{*id}", only("GET", get(models::show)))
             .route("/flush_cache", only("GET, POST", get(cache::flush_cache).post(cache::flush_cache)))
+            .route("/metrics", only("GET", get(metrics::metrics)))
+            .route("/abort_request", only("POST", post(everywhere::ask_all)))
+            .route("/update_weights_from_disk", only("POST", post(everywhere::ask_all)))
+            .route("/release_memory_occupation", only("GET, POST", get(everywhere::ask_all).post(everywhere::ask_all)))
+            .route("/resume_memory_occupation", only("GET, POST", get(everywhere::ask_all).post(everywhere::ask_all)))
+            .route("/start_profile", only("GET, POST", get(everywhere::ask_all).post(everywhere::ask_all)))
+            .route("/stop_profile", only("GET, POST", get(everywhere::ask_all).post(everywhere::ask_all)))
             .route("/add_worker", only("POST", post(http_api::add_worker)))
             .route("/remove_worker", only("POST", post(http_api::remove_worker)))
             .route("/list_workers", only("GET", get(http_api::list_workers)))

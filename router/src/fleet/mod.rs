@@ -73,6 +73,8 @@ pub struct Wanted<'a> {
     pub affinity: Option<&'a [u8]>,
     /// The answer comes in pieces as it is generated.
     pub stream: bool,
+    /// What one worker keeps and no other: that one is asked, whatever the policy.
+    pub home: Option<&'a [u8]>,
 }
 
 /// Why no worker takes a request.
@@ -160,7 +162,11 @@ impl Fleet {
             };
             let Wanted { key, affinity, stream, .. } = wanted;
             let query = Query { key, affinity, stream, now: Moment::now() };
-            let choice = self.policy.choose(query, group).ok_or(Unassigned::NoWorker)?;
+            let choice = match wanted.home {
+                Some(name) => policy::home(name, group),
+                None => self.policy.choose(query, group),
+            };
+            let choice = choice.ok_or(Unassigned::NoWorker)?;
             // A worker that is not available any more refuses, and will not be chosen again.
             if let Some(guard) = choice.worker.begin() {
                 let assignment = Assignment::new(&query, &choice);

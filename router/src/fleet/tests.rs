@@ -12,7 +12,7 @@ fn url(port: u16) -> WorkerUrl {
 }
 
 fn assign(fleet: &Fleet) -> Result<Placement, Unassigned> {
-    fleet.assign(Wanted { model: None, key: &Key::new(b"a prompt"), affinity: None, stream: true })
+    fleet.assign(Wanted { model: None, key: &Key::new(b"a prompt"), affinity: None, stream: true, home: None })
 }
 
 fn id_in_use(fleet: &Fleet, id: WorkerId) -> bool {

@@ -127,10 +127,12 @@ impl Outgoing {
     /// True when it does no harm that two workers do it: reading, and everything that generates or computes from the request alone.
     /// What keeps something, such as an upload, is sent once.
     pub fn is_repeatable(&self) -> bool {
-        const COMPUTING: [&str; 17] = [
+        const COMPUTING: [&str; 19] = [
             "/generate",
             "/encode",
             "/classify",
+            "/rerank",
+            "/score",
             "/v1/chat/completions",
             "/v1/completions",
             "/v1/responses",
@@ -147,7 +149,7 @@ impl Outgoing {
             "/v1/audio/speech",
         ];
         let (method, path) = (self.request.method(), self.request.uri().path());
-        method.is_safe() || method == Method::POST && COMPUTING.contains(&path)
+        method.is_safe() || [Method::POST, Method::PUT].contains(method) && COMPUTING.contains(&path)
     }
 }
 

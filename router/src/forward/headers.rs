@@ -8,7 +8,7 @@ use http::header::{
 use http::uri::PathAndQuery;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const WORKER: HeaderName = HeaderName::from_static("x-radixfleet-worker");
+pub const WORKER: HeaderName = HeaderName::from_static("x-radixfleet-worker");
 
 /// What RFC 9110, section 7.6.1, and older practice leave to one connection; credentials for a proxy are for this one.
 const HOP_BY_HOP: [HeaderName; 9] = [

@@ -3,6 +3,7 @@
 mod affinity;
 mod attempt;
 mod headers;
+mod home;
 mod read;
 mod retry;
 mod stall;
@@ -15,7 +16,7 @@ use http::{HeaderValue, Request, Response, Version};
 
 use self::affinity::Affinity;
 use self::attempt::Outgoing;
-pub use self::headers::{REQUEST_ID, request_id};
+pub use self::headers::{REQUEST_ID, WORKER, origin_form, request_id};
 pub use self::read::read_body;
 use self::retry::Retry;
 pub use self::stream::Stream;
@@ -63,13 +64,18 @@ impl Forwarder {
         observation: &mut Observation,
     ) -> Result<Response<Body>, RouterError> {
         let (parts, body) = request.into_parts();
-        let body = read_body(body, self.max_payload_bytes, self.body_pause).await?;
+        let mut body = read_body(body, self.max_payload_bytes, self.body_pause).await?;
+        let path = parts.uri.path();
+        if path == "/open_session" {
+            body = home::named_session(body);
+        }
         // With the body read, the connection notices when a client that waits goes away. Questions are answered at any time.
         let permit = if parts.method.is_safe() { Permit::none() } else { self.admission.admit().await? };
         let (affinity, scanned) = self.affinity.find(&parts.headers, &body);
         let model = scanned.model.as_deref().map(str::to_owned);
         let stream = scanned.stream;
         let kind = if stream { AnswerKind::Stream } else { AnswerKind::Whole };
+        let home = home::home(path, &scanned).map(Box::<[u8]>::from);
         let key = scanned.key;
         if let Some(model) = &model {
             observation.names_model(model, |model| self.fleet.serves(model));
@@ -80,7 +86,13 @@ impl Forwarder {
         *request.headers_mut() = headers::towards_worker(parts.headers, id);
         observation.propagate(request.headers_mut());
         let outgoing = Outgoing { request, model, kind };
-        let wanted = Wanted { model: outgoing.model.as_deref(), key: &key, affinity: affinity.as_deref(), stream };
+        let wanted = Wanted {
+            model: outgoing.model.as_deref(),
+            key: &key,
+            affinity: affinity.as_deref(),
+            stream,
+            home: home.as_deref(),
+        };
         let (response, placement) = self.retry.answer(&outgoing, wanted, observation).await?;
         observation.answered_by(&placement, response.status());
         let (mut parts, answer) = response.into_parts();

@@ -2,8 +2,8 @@
 //!
 //! Until the first byte of an answer has been passed on, a request can be sent again. Another worker is preferred to the same one. What
 //! counts against a worker: no connection, a connection that breaks, a time-out, and 500, 502 and 504 when another worker does better with
-//! the same request. 429 and 503 mean busy: another one is asked, and nobody is punished. When nobody does better, the client gets
-//! the last answer as it was.
+//! the same request. 429 and 503 mean busy, 404 for a stored response that it is not stored there: another one is asked, and nobody is
+//! punished. When nobody does better, the client gets the last answer as it was.
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error};
 
 use super::attempt::{Failure, Limits, Outgoing};
+use super::home::may_be_elsewhere;
 use crate::config::{RouterConfig, seconds};
 use crate::error::RouterError;
 use crate::fleet::{Fleet, Placement, Unassigned, Wanted, Worker};
@@ -132,7 +133,8 @@ impl Course<'_> {
         let is_failure =
             matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         let is_busy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-        if !is_failure && !is_busy {
+        let is_elsewhere = may_be_elsewhere(self.outgoing.request.uri().path(), &response);
+        if !is_failure && !is_busy && !is_elsewhere {
             placement.succeeded();
             self.hold_to_account();
             return Ok(Some((response, placement)));

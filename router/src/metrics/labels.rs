@@ -1,7 +1,7 @@
 //! The values that labels may have.
 
 /// Paths that are told apart; the last two are for other paths under `/v1/`, and for everything else.
-pub const ROUTES: [&str; 29] = [
+pub const ROUTES: [&str; 37] = [
     "/generate",
     "/encode",
     "/classify",
@@ -27,6 +27,14 @@ pub const ROUTES: [&str; 29] = [
     "/add_worker",
     "/remove_worker",
     "/list_workers",
+    "/metrics",
+    "/abort_request",
+    "/open_session",
+    "/close_session",
+    "/update_weights_from_disk",
+    "/get_weights_by_name",
+    "/release_memory_occupation",
+    "/resume_memory_occupation",
     "/start_profile",
     "/stop_profile",
     "/v1/other",

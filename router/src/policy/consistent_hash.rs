@@ -39,7 +39,7 @@ impl Policy for ConsistentHash {
         let loads: usize = available().map(|worker| worker.load()).sum();
         // With this request, rounded up: some worker is always below it.
         let most = (self.load_factor * (loads + 1) as f64 / available().count() as f64).ceil() as usize;
-        let rank = |worker: &&Arc<Worker>| mix(hash ^ hash_bytes(worker.url().as_str().as_bytes()));
+        let rank = |worker: &&Arc<Worker>| rank(hash, worker);
         let first = available().max_by_key(rank)?;
         if first.load() < most {
             return Some(Choice::new(first, reason));
@@ -48,6 +48,18 @@ impl Policy for ConsistentHash {
         let next = available().filter(|worker| worker.load() < most).max_by_key(rank).unwrap_or(first);
         Some(Choice::new(next, "overflow"))
     }
+}
+
+/// The worker that keeps what `name` stands for, however busy it is: of those that are available, the one that ranks it first.
+pub fn home<'a>(name: &[u8], workers: &'a [Arc<Worker>]) -> Option<Choice<'a>> {
+    let hash = hash_bytes(name);
+    let available = workers.iter().filter(|worker| worker.is_available());
+    available.max_by_key(|worker| rank(hash, worker)).map(|worker| Choice::new(worker, "home"))
+}
+
+/// How well a worker suits what has this hash, in an order of its own for each.
+fn rank(hash: u64, worker: &Worker) -> u64 {
+    mix(hash ^ hash_bytes(worker.url().as_str().as_bytes()))
 }
 
 /// FNV-1a, the same in every process.

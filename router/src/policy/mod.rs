@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 pub use self::cache_aware::CacheAware;
 pub use self::consistent_hash::ConsistentHash;
+pub use self::consistent_hash::home;
 pub use self::expected_cost::ExpectedCost;
 pub use self::least_load::LeastLoad;
 pub use self::power_of_two::PowerOfTwo;

@@ -29,7 +29,7 @@ async fn unknown_paths_and_wrong_methods_are_told_in_the_openai_shape() {
     assert_eq!((&error["message"], &error["code"]), (&"the router has no path /v2/chat".into(), &404.into()));
     assert!(error["param"].is_null() && error["type"] == "not_found_error");
     for (method, path, allowed) in [
-        (Method::GET, "/generate", "POST"),
+        (Method::GET, "/generate", "POST, PUT"),
         (Method::POST, "/health", "GET"),
         (Method::GET, "/add_worker?url=x", "POST"),
         (Method::DELETE, "/list_workers", "GET"),

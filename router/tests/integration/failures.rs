@@ -454,7 +454,7 @@ async fn what_keeps_something_is_sent_once() {
     let router = router(RouterConfig { worker_urls: urls, ..base }).await;
     let mut statuses = Vec::new();
     for _ in 0..2 {
-        let reply = post(&router.url(), "/v1/files", "content").await;
+        let reply = post(&router.url(), "/v1/uploads", "content").await;
         statuses.push(reply.status.as_u16());
     }
     statuses.sort_unstable();

@@ -3,6 +3,7 @@
 mod access;
 mod affinity;
 mod control;
+mod everywhere;
 mod failures;
 mod framing;
 mod hangs;
