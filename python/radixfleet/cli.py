@@ -86,7 +86,7 @@ def _pull(parsed: argparse.Namespace) -> int:
 def _list_models() -> None:
     for model in EMBEDDED_MODELS.values():
         place = f"pulled to {model.path}" if model.is_pulled() else "not pulled yet"
-        print(f"{model.name}: {model.description}, {model.member_size / 1e6:.0f} MB; {place}")
+        print(f"{model.name}: {model.description}, {model.size / 1e6:.0f} MB; {place}")
 
 
 def _demo(parsed: argparse.Namespace) -> int:

@@ -83,7 +83,7 @@ class ServerArgs:
         MODEL,
         "smollm2-135m",
         "A folder with config.json, safetensors and tokenizer files, a .gguf file, or the name of "
-        "an embedded model (smollm2-135m), which is downloaded once.",
+        "an embedded model (smollm2-135m, all-minilm-l6-v2), which is downloaded once.",
     )
     tokenizer_path: str | None = _option(
         MODEL,

