@@ -164,6 +164,13 @@ class ServerArgs:
         "Folder for what clients have the server keep; workers of one host can share it.",
         aliases=("--file-storage-pth",),
     )
+    request_timeout: float = _option(
+        HTTP,
+        3600.0,
+        "End a request that is not answered to its last token so many seconds after it came; 0 for "
+        "never.",
+        parse=_seconds,
+    )
     allow_auto_truncate: bool = _option(
         HTTP, False, "Cut prompts that are longer than the context instead of refusing them."
     )

@@ -71,11 +71,18 @@ class EngineClient:
         while True:
             self._dispatch(self._decoder.decode(await self._outputs.recv()))
 
-    def open(self, requests: Sequence[GenerateRequest], *, measured: bool = True) -> TokenStream:
+    def open(
+        self,
+        requests: Sequence[GenerateRequest],
+        *,
+        measured: bool = True,
+        timeout_seconds: float | None = None,
+    ) -> TokenStream:
         """Start requests whose tokens arrive in one stream, which must be closed.
 
-        Those that are not `measured` are no part of the metrics. Raises ApiError: 400 if a request
-        id is in use, 503 if the engine is gone.
+        What has not ended after `timeout_seconds` is aborted, and the stream ends with a 504. Those
+        that are not `measured` are no part of the metrics. Raises ApiError: 400 if a request id is
+        in use, 503 if the engine is gone.
         """
         self._check_alive()
         rids = {request.rid for request in requests}
@@ -84,7 +91,7 @@ class EngineClient:
             raise bad_request(f"A request with rid {taken!r} is running", "rid")
         if len(rids) < len(requests):
             raise bad_request("Each request of a list needs a rid of its own", "rid")
-        stream = TokenStream(self, rids)
+        stream = TokenStream(self, rids, timeout_seconds)
         self._streams.update(dict.fromkeys(rids, stream))
         if self._metrics is not None and measured:
             self._metrics.opened(requests)
@@ -210,16 +217,28 @@ class TokenStream:
     A slow reader gets many chunks at once.
     """
 
-    def __init__(self, client: EngineClient, rids: set[str]) -> None:
+    def __init__(self, client: EngineClient, rids: set[str], timeout_seconds: float | None) -> None:
         self._client = client
         self._running = rids
         self._waiting: list[TokenChunk] = []
         self._failure: ApiError | None = None
         self._news = asyncio.Event()
+        self._deadline: asyncio.TimerHandle | None = None
+        if timeout_seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(timeout_seconds, self._expire)
 
     def close(self) -> None:
         """Abort what has not ended."""
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._client.close_stream(self._running)
+
+    def _expire(self) -> None:
+        """The deadline has passed. What has arrived can still be read, before the error."""
+        if self._running:
+            self.close()
+            self.fail(ApiError(504, "The request took longer than this server's --request-timeout"))
 
     async def chunks(self) -> list[TokenChunk]:
         """All that has arrived since the last call, at least one; empty when every request has

@@ -20,11 +20,13 @@ _CODES = {
     413: "request_too_large",
     500: "internal_error",
     503: "unavailable",
+    504: "timeout",
 }
 _TYPES = {
     401: "authentication_error",
     404: "not_found_error",
     503: "service_unavailable_error",
+    504: "timeout_error",
 }
 
 

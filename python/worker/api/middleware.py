@@ -55,14 +55,14 @@ class RequestIdMiddleware:
 
 
 class ApiKeyMiddleware:
-    """Refuses requests without the key with 401; health checks need none."""
+    """Refuses requests without the key with 401; /health alone needs none."""
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self._app = app
         self._expected = f"Bearer {api_key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in ("/health", "/health_generate"):
+        if scope["type"] != "http" or scope["path"] == "/health":
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("authorization", "").encode("latin-1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from ..messages import Ready
 from ..tokenization.text_output import TextOutput, TextRequest
 from ..tokenization.tokenizer import Tokenizer
 from .engine_client import EngineClient
+from .http_exchange import arrival
 from .logs import abridged
 from .prompt_limits import PromptLimits
 from .text_generation import TextGeneration
@@ -86,8 +88,17 @@ class WorkerService:
             self.tokenizer.token_bytes,
             requests,
             interval,
+            timeout_seconds=self._seconds_left(),
             log_texts=self.server_args.log_requests,
         )
+
+    def _seconds_left(self) -> float | None:
+        """Until the deadline of what is being answered; None if it has none."""
+        limit = self.server_args.request_timeout
+        if limit == 0.0:
+            return None
+        now = time.monotonic()
+        return limit - (now - (arrival.get() or now))
 
     async def run(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
         """Start these requests and wait for their answers."""

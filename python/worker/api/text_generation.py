@@ -26,6 +26,8 @@ class TextGeneration:
         token_bytes: TokenBytes,
         requests: Sequence[TextRequest],
         stream_interval: int,
+        *,
+        timeout_seconds: float | None = None,
         log_texts: bool = False,
     ) -> None:
         self._log_texts = log_texts
@@ -35,7 +37,9 @@ class TextGeneration:
         self._by_rid = {output.request.rid: output for output in self.outputs}
         for_engine = [request.for_engine(stream_interval) for request in requests]
         measured = all(request.measured for request in requests)
-        self._stream: TokenStream = engine.open(for_engine, measured=measured)
+        self._stream: TokenStream = engine.open(
+            for_engine, measured=measured, timeout_seconds=timeout_seconds
+        )
 
     def __enter__(self) -> TextGeneration:
         return self

@@ -22,7 +22,7 @@ pub(super) struct Inquirer {
 pub(super) enum Reply {
     /// 200, and the body.
     Ok(Bytes),
-    /// It does not know the path.
+    /// It does not know the path, or does not let the router ask.
     Missing,
     Failed(io::Error),
 }
@@ -48,7 +48,11 @@ impl Inquirer {
         match fetch(&request, worker.url(), timeout).await {
             Ok(response) => match response.status() {
                 StatusCode::OK => Reply::Ok(response.into_body()),
-                StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => Reply::Missing,
+                StatusCode::UNAUTHORIZED
+                | StatusCode::FORBIDDEN
+                | StatusCode::NOT_FOUND
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::NOT_IMPLEMENTED => Reply::Missing,
                 status => Reply::Failed(io::Error::other(format!("status {status}"))),
             },
             Err(error) => Reply::Failed(error),

@@ -90,7 +90,7 @@ impl Prober {
             let was_healthy = self.worker.health() == Health::Healthy;
             let outcome = match self.inquirer.get(&self.worker, &self.settings.path, self.settings.timeout).await {
                 Reply::Ok(_) => Ok(()),
-                Reply::Missing => Err(io::Error::other("it does not know the path")),
+                Reply::Missing => Err(io::Error::other("it does not know the path, or wants another key")),
                 Reply::Failed(error) => Err(error),
             };
             match outcome {

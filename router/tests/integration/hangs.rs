@@ -105,6 +105,15 @@ async fn whole_answers_leave_a_worker_whose_generation_hangs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_worker_whose_check_wants_a_key_that_the_router_lacks_is_taken_back_too() {
+    let ((sick, hangs), well) = (hanging().await, TestWorker::naming_itself().await);
+    sick.set_fact("/health_generate", StatusCode::UNAUTHORIZED, "");
+    let router = round_robin(&[&sick, &well]).await;
+    let stop = |stop| hangs.store(stop, Ordering::SeqCst);
+    no_request_fails_while_one_hangs(stream_of("x"), stop, &sick, &router).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn requests_leave_a_worker_that_was_stopped() {
     let (sick, well) = (TestWorker::naming_itself().await, TestWorker::naming_itself().await);
     let router = round_robin(&[&sick, &well]).await;

@@ -135,13 +135,14 @@ async def test_a_bug_is_a_500_in_the_error_shape(
 async def test_api_key_guards_everything_but_health(start_worker: StartWorker) -> None:
     worker = await start_worker(api_key="sësame")
     assert (await worker.http.get("/health")).status_code == 200
-    assert (await worker.http.get("/health_generate")).status_code == 200
     for wrong in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sësame".encode()}):
-        response = await worker.http.get("/v1/models", headers=wrong)
-        assert_error(response, 401, "authentication_error", "invalid_api_key")
-        assert response.headers["www-authenticate"] == "Bearer"
+        for path in ("/v1/models", "/health_generate", "/nowhere"):
+            response = await worker.http.get(path, headers=wrong)
+            assert_error(response, 401, "authentication_error", "invalid_api_key")
+            assert response.headers["www-authenticate"] == "Bearer"
     right = {"authorization": "Bearer sësame".encode()}
-    assert (await worker.http.get("/v1/models", headers=right)).status_code == 200
+    for path in ("/v1/models", "/health_generate"):
+        assert (await worker.http.get(path, headers=right)).status_code == 200
 
 
 async def test_request_id_is_taken_and_returned(worker: RunningWorker) -> None:
