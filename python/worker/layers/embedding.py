@@ -12,6 +12,7 @@ from torch import nn
 from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from .packed_weight import can_pack, pack, packed_linear
 from .slots import Slots, WeightSlot, empty_weight
+from .stored_weight import StoredWeight
 
 
 class TokenEmbedding(nn.Module):
@@ -38,15 +39,13 @@ class TokenEmbedding(nn.Module):
         yield f"{name}.weight", WeightSlot(self.weight, self.share)
 
 
-class LMHead(nn.Module):
+class LMHead(StoredWeight):
     """Logits over the vocabulary, by a matrix of its own or, if tied, by the token embedding's."""
 
     def __init__(self, embedding: TokenEmbedding, tied: bool) -> None:
-        super().__init__()
+        super().__init__(embedding.weight if tied else empty_weight(*embedding.weight.shape))
         self.tied = tied
         self._parallel, self._share = embedding.parallel, embedding.share
-        self.weight = embedding.weight if tied else empty_weight(*embedding.weight.shape)
-        self._packed: torch.Tensor | None = None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: [rows, hidden], normalized. Returns [rows, vocab] in the model's dtype."""
@@ -63,12 +62,15 @@ class LMHead(nn.Module):
         return self._parallel.all_gather(skinny_linear(hidden, self.weight), self._share.total)
 
     def pack(self) -> None:
-        """Bring the loaded weight into the fastest layout; a tied one stays, for the embedding."""
-        if can_pack(self.weight):
-            self._packed = pack(self.weight)
-            if not self.tied:
-                self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
-
-    def slots(self, name: str) -> Slots:
+        """As in StoredWeight; a tied weight stays, for the embedding, and is packed whenever that
+        was loaded.
+        """
         if not self.tied:
-            yield f"{name}.weight", WeightSlot(self.weight, self._share)
+            super().pack()
+        elif can_pack(self.weight):
+            self._packed = pack(self.weight)
+
+    def slots(self, name: str, weight: torch.Tensor | None = None) -> Slots:
+        if not self.tied:
+            target = self.weight if weight is None else weight
+            yield f"{name}.weight", WeightSlot(target, self._share, layer=self)

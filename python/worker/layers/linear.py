@@ -9,25 +9,22 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..distributed.share import Share
 from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from .norm import RMSNorm
-from .packed_weight import can_pack, pack, packed_linear
-from .quantization import can_quantize, fp8_linear, quantize
+from .packed_weight import packed_linear
+from .quantization import fp8_linear
 from .slots import Slots, WeightSlot, empty_weight
+from .stored_weight import StoredWeight
 
 
-class Linear(nn.Module):
+class Linear(StoredWeight):
     """y = x Wᵀ + b. x: [tokens, inputs]; weight: [outputs, inputs]; returns [tokens, outputs]."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
-        super().__init__()
-        self.weight = empty_weight(outputs, inputs)
+        super().__init__(empty_weight(outputs, inputs))
         self.bias = empty_weight(outputs) if bias else None
-        self.weight_scales: nn.Parameter | None = None  # of the outputs, once quantized
-        self._packed: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.weight_scales is not None:
@@ -66,24 +63,18 @@ class Linear(nn.Module):
         )
 
     def quantize(self) -> None:
-        """Replace the loaded weight by FP8 numbers, if its shape can be multiplied in FP8."""
-        if can_quantize(self.weight):
-            one_token = self.weight.new_zeros(1, self.weight.shape[1])
-            self.weight, self.weight_scales = quantize(self.weight)
+        super().quantize()
+        if self.weight_scales is not None:
             # Graphs of few tokens can be captured only when their kernels are compiled.
+            one_token = self.fresh_weight()[:1].zero_()
             fp8_linear(one_token, self.weight, self.weight_scales, self.bias)
 
-    def pack(self) -> None:
-        """Bring the loaded weight into the fastest layout, in the place of the plain one."""
-        if can_pack(self.weight):
-            self._packed = pack(self.weight)
-            self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)
-
-    def slots(self, name: str) -> Slots:
-        """Where the checkpoint's tensors go: `name`.weight and, with a bias, `name`.bias."""
-        yield f"{name}.weight", WeightSlot(self.weight)
+    def slots(self, name: str, weight: torch.Tensor | None = None) -> Slots:
+        """`name`.weight and, with a bias, `name`.bias; else as in StoredWeight."""
+        target = self.weight if weight is None else weight
+        yield f"{name}.weight", WeightSlot(target, layer=self)
         if self.bias is not None:
-            yield f"{name}.bias", WeightSlot(self.bias)
+            yield f"{name}.bias", WeightSlot(self.bias, layer=self)
 
 
 class RowParallelLinear(Linear):
@@ -111,11 +102,12 @@ class RowParallelLinear(Linear):
         else:
             stream.add_(self._parallel.all_reduce(self.skinny(x)))
 
-    def slots(self, name: str) -> Slots:
-        yield f"{name}.weight", WeightSlot(self.weight, self._inputs, dim=1)
+    def slots(self, name: str, weight: torch.Tensor | None = None) -> Slots:
+        target = self.weight if weight is None else weight
+        yield f"{name}.weight", WeightSlot(target, self._inputs, dim=1, layer=self)
         if self._biases is not None:
-            bias = self.weight.new_empty(0) if self.bias is None else self.bias
-            yield f"{name}.bias", WeightSlot(bias, self._biases)
+            bias = target.new_empty(0) if self.bias is None else self.bias
+            yield f"{name}.bias", WeightSlot(bias, self._biases, layer=self)
 
 
 class MergedLinear(Linear):
@@ -131,16 +123,16 @@ class MergedLinear(Linear):
         super().__init__(inputs, sum(map(len, shares)), bias)
         self.names, self.shares = tuple(names), tuple(shares)
 
-    def slots(self, name: str) -> Slots:
-        """Where the checkpoint's tensors go: each projection to its rows, behind prefix `name`."""
-        yield from self._parts(name, "weight", self.weight)
+    def slots(self, name: str, weight: torch.Tensor | None = None) -> Slots:
+        """Each projection's tensors go to its rows; else as in StoredWeight."""
+        yield from self._parts(name, "weight", self.weight if weight is None else weight)
         if self.bias is not None:
             yield from self._parts(name, "bias", self.bias)
 
     def _parts(self, name: str, kind: str, stacked: torch.Tensor) -> Slots:
         rows = stacked.split([len(share) for share in self.shares])
         for part, target, share in zip(self.names, rows, self.shares, strict=True):
-            yield f"{name}.{part}.{kind}", WeightSlot(target, share)
+            yield f"{name}.{part}.{kind}", WeightSlot(target, share, layer=self)
 
 
 class QKVLinear(MergedLinear):

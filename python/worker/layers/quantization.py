@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from torch import nn
 
 from ..kernels.fp8_reference import quantize_rows_reference, scale_product_reference
 
@@ -24,13 +23,10 @@ def can_quantize(weight: torch.Tensor) -> bool:
     return all(size % _ALIGNMENT == 0 for size in weight.shape)
 
 
-def quantize(weight: torch.Tensor) -> tuple[nn.Parameter, nn.Parameter]:
+def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`weight` [outputs, inputs] as float8_e4m3fn, and the scales [outputs] float32 of its rows."""
     quantized, scales = quantize_rows_reference(weight)
-    return (
-        nn.Parameter(quantized, requires_grad=False),
-        nn.Parameter(scales.view(-1), requires_grad=False),
-    )
+    return quantized, scales.view(-1)
 
 
 def fp8_linear(

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..distributed.share import Share
 
+if TYPE_CHECKING:
+    from .stored_weight import StoredWeight
+
 
 @dataclass(frozen=True)
 class WeightSlot:
-    """Memory for one tensor of a checkpoint or, where ranks divide it along `dim`, for a share."""
+    """Memory for one tensor of a checkpoint or, where ranks divide it along `dim`, for a share.
+
+    `layer` is the one whose tensor it is, if that may keep its weight in another form: the slots of
+    a layer stand in a row, and can be had over plain memory.
+    """
 
     target: torch.Tensor
     share: Share | None = None
     dim: int = 0
+    layer: StoredWeight | None = None
 
     @property
     def shape(self) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -12,16 +11,12 @@ from ..attention.base import AttentionSpec
 from ..distributed.tensor_parallel import TensorParallel
 from ..layers.embedding import LMHead
 from ..layers.linear import Linear
-from ..layers.slots import Slots, WeightSlot
+from ..layers.slots import Slots
 from .config import ModelConfig
 
 
 class WeightLoadError(ValueError):
     """The weights cannot be loaded: one line for the user, with the tensor or file."""
-
-
-class WeightMismatchError(WeightLoadError):
-    """The tensors are not those that the model's configuration asks for."""
 
 
 class Decoder(nn.Module, ABC):
@@ -77,44 +72,8 @@ class Decoder(nn.Module, ABC):
     def pack_weights(self) -> None:
         """Bring the loaded weights into the layout that the device computes with fastest.
 
-        After it, the weights cannot be read or loaded again.
+        After weights were loaded anew, it does so for what is not packed yet.
         """
         for module in self.modules():
             if isinstance(module, Linear | LMHead):
                 module.pack()
-
-    @torch.no_grad()
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy `weights`, named as Hugging Face names them, into the model.
-
-        They may have another dtype and lie on another device. Raises WeightMismatchError for a
-        tensor that is missing, left over, given twice or of another shape.
-        """
-        slots = dict(self.weight_slots())
-        waiting, left_over = set(slots), []
-        for name, weight in weights:
-            if name in slots:
-                if name not in waiting:
-                    raise WeightMismatchError(f"the checkpoint holds {name} twice")
-                _fill(slots[name], name, weight)
-                waiting.remove(name)
-            elif not self.is_spare(name):
-                left_over.append(name)
-        if waiting:
-            raise WeightMismatchError(f"the checkpoint lacks {_list_names(sorted(waiting))}")
-        if left_over:
-            raise WeightMismatchError(f"the model has no place for {_list_names(left_over)}")
-
-
-def _fill(slot: WeightSlot, name: str, weight: torch.Tensor) -> None:
-    found = list(weight.shape)
-    if found != slot.shape:
-        raise WeightMismatchError(
-            f"{name} has the shape {found}, but the configuration asks for {slot.shape}"
-        )
-    slot.fill(weight)
-
-
-def _list_names(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"

@@ -141,10 +141,15 @@ def test_tensors_of_another_shape_are_named(folder: Path) -> None:
 
 
 def test_a_tensor_given_twice_is_named(folder: Path) -> None:
-    model = empty_model(folder)
-    twice = [("model.norm.weight", torch.zeros(64))] * 2
-    with pytest.raises(WeightLoadError, match=r"holds model.norm.weight twice"):
-        model.load_weights(twice)
+    save_file({"model.norm.weight": torch.zeros(64)}, folder / "second.safetensors")
+    (folder / "model.safetensors").rename(folder / "first.safetensors")
+    assert "second.safetensors: the checkpoint holds model.norm.weight twice" in refused(folder)
+
+
+def test_tensors_of_integers_are_named(folder: Path) -> None:
+    name = "model.norm.weight"
+    change(folder, lambda tensors: tensors.update({name: torch.zeros(64, dtype=torch.int8)}))
+    assert f"{name} does not hold floating-point numbers" in refused(folder)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])

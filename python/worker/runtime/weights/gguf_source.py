@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from ...gguf_file import GGUFError, GGUFFile, GGUFTensor
 from ...models.config import ModelConfig
 from ...models.decoder import WeightLoadError
 from .dequantize import UnknownQuantizationError, dequantize, stored_bytes
+from .source import TensorHeader, WeightSource
 
 _TOP = {
     "token_embd": "model.embed_tokens",
@@ -41,22 +41,22 @@ _CPU_CHUNK, _GPU_CHUNK = 1 << 15, 1 << 24
 
 def gguf_source(
     path: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device
-) -> tuple[Iterator[tuple[str, torch.Tensor]], int]:
-    """The tensors of the file with their Hugging Face names, and the count of all elements.
+) -> WeightSource:
+    """The tensors of the file, which come dequantized to `dtype` on `device`.
 
-    They come dequantized to `dtype` on `device`. Raises WeightLoadError.
+    Raises WeightLoadError.
     """
     try:
         file = GGUFFile(path)
     except GGUFError as error:
         raise WeightLoadError(str(error)) from None
-    tensors = [tensor for name, tensor in file.tensors.items() if name != _ROPE_TABLE]
-    for tensor in tensors:
+    tensors = {_hf_name(name): each for name, each in file.tensors.items() if name != _ROPE_TABLE}
+    for tensor in tensors.values():
         _check_stored(file, tensor)
-    weights = (
-        (_hf_name(tensor.name), _read(file, tensor, config, dtype, device)) for tensor in tensors
+    return WeightSource(
+        {name: TensorHeader(tensor.shape) for name, tensor in tensors.items()},
+        lambda name: _read(file, tensors[name], config, dtype, device),
     )
-    return weights, sum(tensor.elements for tensor in tensors)
 
 
 def _hf_name(name: str) -> str:

@@ -1,18 +1,22 @@
-"""Chooses the format of a checkpoint, and reports progress while tensors are copied."""
+"""Chooses the format of a checkpoint, checks it against the model, and copies its tensors."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ...layers.slots import WeightSlot
 from ...models.config import ModelConfigError, find_gguf
-from ...models.decoder import Decoder, WeightLoadError, WeightMismatchError
-from .dummy import fill_dummy
+from ...models.decoder import Decoder, WeightLoadError
+from .dummy import DummyWeights
 from .gguf_source import gguf_source
 from .safetensors_source import find_safetensors, safetensors_source
+from .source import WeightSource
 
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
 
@@ -21,43 +25,80 @@ _PROGRESS_STEP = 0.01
 
 
 @dataclass(frozen=True)
-class WeightSource:
-    """A checkpoint's tensors by their Hugging Face names, and the count of all elements."""
+class OpenedWeights:
+    """Weights that fit `model`. `fill` writes one tensor, by its name, into its slot."""
 
-    weights: Iterator[tuple[str, torch.Tensor]]
-    total_elements: int
+    model: Decoder
+    fill: Callable[[str, WeightSlot], None]
+
+    @torch.no_grad()
+    def load(self, progress: Progress = lambda fraction: None) -> None:
+        """Fill the model; `progress` is told the fraction done, from 0 to 1.
+
+        A layer that keeps its weight in another form gets it from plain memory, one layer at a
+        time. A model that was packed is to be packed again. Raises WeightLoadError when a file
+        cannot be read to its end; what was filled by then stays.
+        """
+        progress(0.0)
+        done = reported = 0.0
+        for share in self._fill_layers():
+            done += share
+            if done - reported >= _PROGRESS_STEP:
+                reported = done
+                progress(min(done, 1.0))
+        progress(1.0)
+
+    def _fill_layers(self) -> Iterator[float]:
+        """Yields each tensor's share of the whole once it is filled."""
+        slots = list(self.model.weight_slots())
+        total = sum(math.prod(slot.shape) for _, slot in slots)
+        for layer, group in itertools.groupby(slots, key=lambda named: named[1].layer):
+            targets = list(group)
+            fresh = None
+            if layer is not None:
+                fresh = layer.fresh_weight()
+                targets = layer.over(fresh, targets)
+            for name, slot in targets:
+                self.fill(name, slot)
+                yield math.prod(slot.shape) / total
+            if layer is not None and fresh is not None:
+                layer.keep(fresh)
+
+
+def open_weights(
+    model: Decoder, path: str | Path, load_format: str = "auto", seed: int = 0
+) -> OpenedWeights:
+    """Find the checkpoint at `path`, a folder or a GGUF file, and check all that its headers say.
+
+    `load_format` is one of LOAD_FORMATS; "dummy" reads nothing and means random numbers made from
+    `seed`. The model is not touched. Raises WeightLoadError with one line for the user.
+    """
+    assert load_format in LOAD_FORMATS, load_format
+    device = next(model.parameters()).device
+    if load_format == "dummy":
+        return OpenedWeights(model, DummyWeights(seed, model.parallel.rank, device).fill)
+    source = _open_source(model, Path(path), load_format)
+    try:
+        _check(model, source)
+    except WeightLoadError as error:
+        raise WeightLoadError(f"{path}: {error}") from None
+    return OpenedWeights(model, lambda name, slot: slot.fill(source.read(name)))
 
 
 def load_weights(
     model: Decoder,
     path: str | Path,
     load_format: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress = lambda fraction: None,
     seed: int = 0,
 ) -> None:
-    """Fill `model` from the checkpoint at `path`, a folder or a GGUF file.
-
-    `load_format` is one of LOAD_FORMATS; "dummy" reads nothing and fills in random numbers made
-    from `seed`. `progress` is told the fraction done, from 0 to 1. Raises WeightLoadError with one
-    line for the user.
-    """
-    assert load_format in LOAD_FORMATS, load_format
-    progress = progress or (lambda fraction: None)
-    progress(0.0)
-    if load_format == "dummy":
-        fill_dummy(model, seed)
-    else:
-        source = _open_source(model, Path(path), load_format)
-        try:
-            model.load_weights(_reported(source, progress))
-        except WeightMismatchError as error:
-            raise WeightLoadError(f"{path}: {error}") from None
-    progress(1.0)
+    """Fill `model` from the checkpoint at `path`; see `open_weights` and `OpenedWeights.load`."""
+    open_weights(model, path, load_format, seed).load(progress)
 
 
 def _open_source(model: Decoder, path: Path, load_format: str) -> WeightSource:
     if load_format == "safetensors" or (load_format == "auto" and find_safetensors(path)):
-        return WeightSource(*safetensors_source(path))
+        return safetensors_source(path)
     try:
         file = find_gguf(path)
     except ModelConfigError as error:
@@ -65,7 +106,32 @@ def _open_source(model: Decoder, path: Path, load_format: str) -> WeightSource:
             _nothing_found(path, load_format) if path.is_dir() else str(error)
         ) from None
     weight = next(model.parameters())
-    return WeightSource(*gguf_source(file, model.config, weight.dtype, weight.device))
+    return gguf_source(file, model.config, weight.dtype, weight.device)
+
+
+def _check(model: Decoder, source: WeightSource) -> None:
+    """Raise WeightLoadError for a tensor that is missing, left over or of another kind."""
+    slots = dict(model.weight_slots())
+    missing = sorted(slots.keys() - source.headers.keys())
+    if missing:
+        raise WeightLoadError(f"the checkpoint lacks {_list_names(missing)}")
+    for name, slot in slots.items():
+        header = source.headers[name]
+        found = list(header.shape)
+        if not header.is_float:
+            raise WeightLoadError(f"{name} does not hold floating-point numbers")
+        if found != slot.shape:
+            raise WeightLoadError(
+                f"{name} has the shape {found}, but the configuration asks for {slot.shape}"
+            )
+    left_over = [name for name in source.headers if not (name in slots or model.is_spare(name))]
+    if left_over:
+        raise WeightLoadError(f"the model has no place for {_list_names(left_over)}")
+
+
+def _list_names(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"
 
 
 def _nothing_found(path: Path, load_format: str) -> str:
@@ -75,13 +141,3 @@ def _nothing_found(path: Path, load_format: str) -> str:
     )
     hint = f" ({pickled[0]} is in a format that is not read)" if pickled else ""
     return f"{path}: no {wanted} weights, or more than one GGUF file, in this folder{hint}"
-
-
-def _reported(source: WeightSource, progress: Progress) -> Iterator[tuple[str, torch.Tensor]]:
-    done = reported = 0.0
-    for name, weight in source.weights:
-        yield name, weight
-        done += weight.numel() / source.total_elements
-        if done - reported >= _PROGRESS_STEP:
-            reported = done
-            progress(min(done, 1.0))

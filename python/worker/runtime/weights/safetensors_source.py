@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from ...models.decoder import WeightLoadError
+from .source import TensorHeader, WeightSource
 
 _INDEX = "model.safetensors.index.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -45,15 +45,22 @@ def _indexed(folder: Path) -> list[Path]:
     return files
 
 
-def safetensors_source(folder: Path) -> tuple[Iterator[tuple[str, torch.Tensor]], int]:
-    """The tensors of `folder` with their names, and how many elements they have together.
-
-    Raises WeightLoadError.
-    """
-    files = find_safetensors(folder)
-    if not files:
+def safetensors_source(folder: Path) -> WeightSource:
+    """The tensors of `folder`. Raises WeightLoadError."""
+    paths = find_safetensors(folder)
+    if not paths:
         raise WeightLoadError(f"{folder}: no safetensors files in this folder")
-    return _read(files), sum(_count_elements(file) for file in files)
+    headers: dict[str, TensorHeader] = {}
+    owners: dict[str, safe_open] = {}
+    for path in paths:
+        file = _open(path)
+        for name in file.keys():  # noqa: SIM118
+            if name in headers:
+                raise WeightLoadError(f"{path}: the checkpoint holds {name} twice")
+            stored = file.get_slice(name)
+            headers[name] = TensorHeader(stored.get_shape(), stored.get_dtype() in _FLOATS)
+            owners[name] = file
+    return WeightSource(headers, lambda name: owners[name].get_tensor(name))
 
 
 def _open(file: Path) -> safe_open:
@@ -66,16 +73,3 @@ def _open(file: Path) -> safe_open:
                     f"{file}: a Git LFS pointer, not weights: run git lfs pull"
                 ) from None
         raise WeightLoadError(f"{file}: truncated or damaged safetensors file: {error}") from None
-
-
-def _count_elements(file: Path) -> int:
-    with _open(file) as tensors:
-        shapes = (tensors.get_slice(name).get_shape() for name in tensors.keys())  # noqa: SIM118
-        return sum(torch.Size(shape).numel() for shape in shapes)
-
-
-def _read(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    for file in files:
-        with _open(file) as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                yield name, tensors.get_tensor(name)
