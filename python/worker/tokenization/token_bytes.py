@@ -21,13 +21,13 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class TokenBytes:
     """Bytes of each token id of one tokenizer, looked up once a token and kept.
 
-    Raises UnsupportedTokenizerError if the tokenizer's decoder is neither byte-level nor
-    SentencePiece's.
+    WordPiece, which forgets where spaces were, gets one before each word. Raises
+    UnsupportedTokenizerError if the tokenizer's decoder is of another kind than these.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._to_bytes = _byte_level if _is_byte_level(tokenizer) else _sentencepiece
+        self._to_bytes = _TO_BYTES[_kind(tokenizer)]
         self._known: dict[int, bytes] = {}
         self._special = frozenset(
             index for index, token in tokenizer.get_added_tokens_decoder().items() if token.special
@@ -67,23 +67,32 @@ def _sentencepiece(token: str) -> bytes:
     return bytes([int(single[1], 16)]) if single else token.replace("▁", " ").encode()
 
 
-def _is_byte_level(tokenizer: Tokenizer) -> bool:
-    """False means SentencePiece's decoder.
+def _wordpiece(token: str) -> bytes:
+    return (token[2:] if token.startswith("##") else f" {token}").encode()
 
-    Its stripping of the first space is for whole texts, not answers.
+
+_TO_BYTES = {"byte-level": _byte_level, "SentencePiece": _sentencepiece, "WordPiece": _wordpiece}
+
+
+def _kind(tokenizer: Tokenizer) -> str:
+    """One of _TO_BYTES.
+
+    SentencePiece's stripping of the first space is for whole texts, not answers.
     """
     state = tokenizer.decoder and json.loads(tokenizer.decoder.__getstate__())
     steps = _steps(state) if state else []
     kinds = {step["type"] for step in steps}
     if kinds == {"ByteLevel"}:
-        return True
+        return "byte-level"
+    if kinds == {"WordPiece"}:
+        return "WordPiece"
     replaced = [step for step in steps if step["type"] == "Replace"]
     spaces = all(step["pattern"] == {"String": "▁"} and step["content"] == " " for step in replaced)
     if kinds and kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"} and spaces:
-        return False
+        return "SentencePiece"
     found = ", ".join(sorted(kinds)) or "none"
     raise UnsupportedTokenizerError(
-        f"the tokenizer's decoder ({found}) is not supported: byte-level and SentencePiece ones are"
+        f"the tokenizer's decoder ({found}) is not supported: {', '.join(_TO_BYTES)} ones are"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import processors
 
 from ..gguf_file import GGUFFile
 from .chat_template import ChatTemplate
@@ -16,8 +17,20 @@ from .template_source import TemplateSource
 from .token_bytes import TokenBytes
 
 # What transformers can make a tokenizer from, when there is no tokenizer.json.
-_OLDER_FILES = ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model")
+_OLDER_FILES = ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model", "vocab.txt")
+_OLDER_FILES += ("sentencepiece.bpe.model",)
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """A text, or two as one, for an embedding model: [tokens] both.
+
+    `token_type_ids` tell the texts of a pair apart, 0 and 1; None for a text alone.
+    """
+
+    input_ids: list[int]
+    token_type_ids: list[int] | None = None
 
 
 class TokenizerError(ValueError):
@@ -35,6 +48,32 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids; `add_special_tokens` puts a beginning-of-text token first, where wanted."""
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_input(
+        self, text: str, second: str | None = None, longest: int | None = None
+    ) -> ModelInput:
+        """A text, or a pair of them, with all that the model wants around them.
+
+        Of more than `longest` tokens, texts lose their ends, the longer one first; what stands
+        around them stays.
+        """
+        encoding = self.backend.encode(text, second)
+        if longest is not None and len(encoding.ids) > longest:
+            encoding = self._encode_cut(text, second, longest)
+        return ModelInput(encoding.ids, None if second is None else encoding.type_ids)
+
+    def _encode_cut(self, text: str, second: str | None, longest: int) -> tokenizers.Encoding:
+        room = max(longest - self.backend.num_special_tokens_to_add(second is not None), 0)
+        first = self.backend.encode(text, add_special_tokens=False)
+        if second is None:
+            first.truncate(room)
+            return self.backend.post_process(first)
+        other = self.backend.encode(second, add_special_tokens=False)
+        half = (room + (len(first.ids) > len(other.ids))) // 2
+        kept = min(len(first.ids), max(room - len(other.ids), half))
+        first.truncate(kept)
+        other.truncate(room - kept)
+        return self.backend.post_process(first, other)
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text of a continuation: a first space stays, as it follows a prompt."""
@@ -61,8 +100,6 @@ def load_tokenizer(path: Path, chat_template: TemplateSource | None = None) -> T
     """
     try:
         parts = _load_gguf(path) if path.is_file() else _load_folder(path)
-        parts.backend.no_truncation()
-        parts.backend.no_padding()
         token_bytes = TokenBytes(parts.backend)
     except KeyError as error:
         raise TokenizerError(f"{path} has no {error.args[0]}, which a tokenizer needs") from error
@@ -99,6 +136,8 @@ def _load_gguf(path: Path) -> _Parts:
 def _load_folder(path: Path) -> _Parts:
     file = path / "tokenizer.json"
     backend = _from_file(file) if file.is_file() else _convert_with_transformers(path)
+    backend.no_truncation()
+    backend.no_padding()
     config = _read_json(path / "tokenizer_config.json")
     special_tokens = {}
     for name in _SPECIAL_TOKENS:
@@ -106,7 +145,27 @@ def _load_folder(path: Path) -> _Parts:
         content = token.get("content") if isinstance(token, dict) else token
         if isinstance(content, str):
             special_tokens[name] = content
+    if config.get("add_eos_token") is True and "eos_token" in special_tokens:
+        _end_texts_with(special_tokens["eos_token"], backend)
     return _Parts(backend, _template_of(path, config), special_tokens)
+
+
+def _end_texts_with(token: str, backend: tokenizers.Tokenizer) -> None:
+    """Have `token` after each text, where the file itself adds at most a first one.
+
+    Embedding models that pool the last token were trained with it; transformers add it, too.
+    """
+    first = backend.encode("").ids
+    token_id = backend.token_to_id(token)
+    if token_id is None or token_id in first or len(first) > 1:
+        return
+    before = [str(backend.id_to_token(each)) for each in first]
+    special = [*zip(before, first, strict=True), (token, token_id)]
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", token],
+        pair=[*before, "$A", token, *before, "$B", token],
+        special_tokens=special,
+    )
 
 
 def _from_file(file: Path) -> tokenizers.Tokenizer:

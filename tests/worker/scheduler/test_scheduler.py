@@ -152,7 +152,9 @@ def test_a_prompt_alone_is_computed_and_answered_without_a_token(chunk):
             engine.step()
         [answer] = engine.chunks[rid]
         assert (answer.token_ids, answer.finish) == ([], FinishReason("length"))
-    assert answer.cached_tokens == 39  # a prompt that is all there still has its last token computed
+    assert (
+        answer.cached_tokens == 39
+    )  # a prompt that is all there still has its last token computed
     engine.run()
     assert engine.answers["decodes"] == expected_answer([7], 30)
     state = engine.scheduler.state("q")

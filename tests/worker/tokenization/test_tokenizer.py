@@ -11,10 +11,12 @@ from tokenizers import Tokenizer as Backend
 from worker.tokenization.gguf_tokenizer import UnsupportedTokenizerError, tokenizer_from_gguf
 from worker.tokenization.template_source import TemplateSource
 from worker.tokenization.token_bytes import TokenBytes
-from worker.tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from worker.tokenization.tokenizer import ModelInput, Tokenizer, TokenizerError, load_tokenizer
 
 from .sentencepiece_tokenizer import sentencepiece_metadata, sentencepiece_tokenizer
 from .tiny_tokenizer import write_tiny_tokenizer
+from .wordpiece_tokenizer import SPECIAL as WORDPIECE_SPECIAL
+from .wordpiece_tokenizer import WORDS as WORDPIECE_WORDS
 
 TEXTS = [
     "Hello world",
@@ -103,13 +105,20 @@ def test_older_files_are_converted_by_transformers(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("é 😀")) == "é 😀"
 
 
+def test_an_older_vocabulary_of_wordpiece_is_converted_by_transformers(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join([*WORDPIECE_SPECIAL, *WORDPIECE_WORDS]))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    pair = load_tokenizer(tmp_path).encode_input("the cat", "dogs")
+    assert pair == ModelInput([2, 5, 6, 3, 7, 10, 3], [0, 0, 0, 0, 1, 1, 1])
+
+
 def test_decoder_of_another_family_is_refused(tmp_path: Path) -> None:
     folder = write_tiny_tokenizer(tmp_path)
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text())
-    content["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    content["decoder"] = {"type": "BPEDecoder", "suffix": "</w>"}
     file.write_text(json.dumps(content))
-    with pytest.raises(TokenizerError, match=r"decoder \(WordPiece\) is not supported"):
+    with pytest.raises(TokenizerError, match=r"decoder \(BPEDecoder\) is not supported"):
         load_tokenizer(folder)
 
 
