@@ -10,7 +10,10 @@ import gguf
 import numpy as np
 import torch
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
     GgufConfig,
     LlamaConfig,
     MistralConfig,
@@ -18,9 +21,11 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    RobertaConfig,
+    XLMRobertaConfig,
 )
 
-from worker.models.decoder import Decoder
+from worker.models.model import Model
 
 VOCAB_SIZE = 160
 
@@ -73,20 +78,37 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     ),
     "qwen3": (Qwen3Config, {"head_dim": 32, "tie_word_embeddings": True}),
 }
+ENCODERS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "bert": (BertConfig, {"pad_token_id": 0}),
+    "roberta": (RobertaConfig, {"pad_token_id": 1, "type_vocab_size": 1}),
+    "xlm_roberta": (XLMRobertaConfig, {"pad_token_id": 1, "type_vocab_size": 1}),
+}
+
+# What stands on top of the transformer.
+HEADS = {
+    "generate": AutoModelForCausalLM,
+    "embed": AutoModel,
+    "classify": AutoModelForSequenceClassification,
+}
 
 
 def make_checkpoint(
-    folder: Path, family: str, max_shard_size: str = "1GB", seed: int = 0, **overrides: Any
+    folder: Path,
+    family: str,
+    max_shard_size: str = "1GB",
+    seed: int = 0,
+    head: str = "generate",
+    **overrides: Any,
 ) -> Path:
-    """Write a random float32 checkpoint of one of FAMILIES to `folder`, and return it.
+    """Write a random float32 checkpoint of one of FAMILIES or ENCODERS to `folder`, and return it.
 
     `overrides` change its configuration. A small `max_shard_size` ("40KB") makes several files with
     an index.
     """
-    kind, settings = FAMILIES[family]
+    kind, settings = (FAMILIES | ENCODERS)[family]
     config = kind(**(_TINY | settings | overrides))
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = HEADS[head].from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:  # norms and biases, which start as ones and zeros
@@ -97,7 +119,9 @@ def make_checkpoint(
     return folder
 
 
-def hf_reference(path: Path | str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def hf_reference(
+    path: Path | str, dtype: torch.dtype = torch.float32, head: str = "generate"
+) -> PreTrainedModel:
     """Hugging Face's model of the checkpoint at `path`, a folder or a GGUF file, on CPU."""
     path = Path(path)
     if path.suffix == ".gguf":
@@ -108,7 +132,7 @@ def hf_reference(path: Path | str, dtype: torch.dtype = torch.float32) -> PreTra
             dtype=dtype,
         )
     else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        model = HEADS[head].from_pretrained(path, dtype=dtype)
     return model.eval()
 
 
@@ -118,7 +142,7 @@ def hf_logits(model: PreTrainedModel, token_ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([token_ids])).logits[0].float()
 
 
-def weights_of(model: Decoder) -> dict[str, torch.Tensor]:
+def weights_of(model: Model) -> dict[str, torch.Tensor]:
     """The memory of every weight slot, by its name in a checkpoint."""
     return {name: slot.target for name, slot in model.weight_slots()}
 

@@ -61,6 +61,8 @@ class AttentionBackend(ABC):
     supports_graphs: ClassVar[bool] = False
     # Whether `plan_host` makes use of shared prefixes.
     shares_prefixes: ClassVar[bool] = False
+    # Whether keys and values are kept for later steps.
+    caches: ClassVar[bool] = True
 
     def __init__(self, k_cache: list[torch.Tensor], v_cache: list[torch.Tensor]) -> None:
         self.k_cache = k_cache

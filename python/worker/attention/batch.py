@@ -22,6 +22,7 @@ class ForwardBatch:
     rows, seq_lens_device: [sequences]
     query_starts: [sequences + 1], the first token of each sequence in the step
     page_table: [max rows, max context] int32
+    token_type_ids: [tokens], for encoders that tell a pair's texts apart; None: all are 0
     plan: the words that the attention backend's `plan_host` returned, int32
     logit_rows: [n], the tokens whose hidden states are wanted, ascending; None: all
 
@@ -48,4 +49,5 @@ class ForwardBatch:
     logit_rows: torch.Tensor | None = None
     shared_lens: np.ndarray | None = None
     shares_prefixes: bool = False
+    token_type_ids: torch.Tensor | None = None
     captured: bool = False

@@ -28,12 +28,13 @@ class Attention(nn.Module):
         """Normalize and turn queries and keys, write keys and values to the cache, and attend.
 
         qkv: [tokens, (num_heads + 2 num_kv_heads) · head_dim], queries, keys, values; on a GPU it
-            is changed in place
+            may be changed in place
         Returns [tokens, num_heads, head_dim].
         """
-        write = self.write_fused if qkv.is_cuda else self.write
+        backend = current_backend()
+        write = self.write_fused if qkv.is_cuda and backend.caches else self.write
         q, k, v = write(qkv, rotation)
-        return current_backend().attend(q, k, v, self.spec)
+        return backend.attend(q, k, v, self.spec)
 
     def write(self, qkv: torch.Tensor, rotation: Rotation) -> Heads:
         """Queries, keys and values [tokens, heads, head_dim], ready; the latter two are cached."""

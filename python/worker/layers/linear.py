@@ -77,6 +77,13 @@ class Linear(StoredWeight):
             yield f"{name}.bias", WeightSlot(self.bias, layer=self)
 
 
+class ScoreHead(Linear):
+    """The logits of a classifier: [rows, hidden] to [rows, labels]."""
+
+    def quantize(self) -> None:
+        """A head keeps its dtype."""
+
+
 class RowParallelLinear(Linear):
     """y = x Wᵀ + b, where each rank has some columns of x and of W: the products are summed.
 

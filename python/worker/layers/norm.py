@@ -1,4 +1,6 @@
-"""Root mean square normalization, over the hidden size or over each head of queries and keys."""
+"""Root mean square normalization, over the hidden size or over each head of queries and keys, and
+layer normalization.
+"""
 
 from __future__ import annotations
 
@@ -63,3 +65,22 @@ class QKNorm(nn.Module):
         """Where the checkpoint's tensors go; `name` is the prefix of its q_norm and k_norm."""
         yield f"{name}.q_norm.weight", WeightSlot(self.q_weight)
         yield f"{name}.k_norm.weight", WeightSlot(self.k_weight)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / deviation · weight + bias over the last dimension, computed in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = empty_weight(size)
+        self.bias = empty_weight(size)
+        self.eps = eps
+        self._shape = (size,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [tokens, size]. Returns the same shape, new."""
+        return F.layer_norm(x, self._shape, self.weight, self.bias, self.eps)
+
+    def slots(self, name: str) -> Slots:
+        yield f"{name}.weight", WeightSlot(self.weight)
+        yield f"{name}.bias", WeightSlot(self.bias)

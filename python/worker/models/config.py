@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from ..distributed.share import head_shares
 from ..layers.rope_config import RopeConfig
@@ -17,13 +18,29 @@ class ModelConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """All that a decoder is built from.
+class Pooling:
+    """How a model that does not generate makes one vector of a text.
 
-    `sliding_windows` has one entry a layer: how many tokens a query of that layer sees, itself
-    included, or None for all. `eos_token_ids` are those of the checkpoint's configuration and of
-    its generation configuration. `weights_dtype` is the dtype that the checkpoint names
-    ("bfloat16", …), None where it names none.
+    `mode`: of the hidden state of its "last" token, of that of its first ("cls"), or of the "mean"
+    of all. A model with `labels` is a classifier, whose head turns that into a logit for each of
+    them; without, it is an embedding, of length 1 if `normalize`. `max_tokens` is the longest text
+    that the model was made for, if that is less than its positions.
+    """
+
+    mode: Literal["last", "cls", "mean"]
+    normalize: bool = False
+    labels: tuple[str, ...] = ()
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What the configurations of all models have.
+
+    `eos_token_ids` are those of the checkpoint's configuration and of its generation configuration.
+    `weights_dtype` is the dtype that the checkpoint names ("bfloat16", …), None where it names
+    none. Where attention is not `is_causal`, each token sees the whole text. `pooling` is None for
+    a model that generates.
     """
 
     architecture: str
@@ -34,32 +51,78 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    max_position_embeddings: int
+    is_causal: bool = True
+    pooling: Pooling | None = None
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    weights_dtype: str | None = None
+
+    @property
+    def longest_text(self) -> int | None:
+        """Tokens beyond which the model cannot go at all; None if rope goes on."""
+        return None
+
+    @property
+    def text_types(self) -> int:
+        """How many kinds of token the model tells apart by `token_type_ids`."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(ModelConfig):
+    """A decoder of the Llama family.
+
+    `sliding_windows` has one entry a layer: how many tokens a query of that layer sees, itself
+    included, or None for all.
+    """
+
     rms_norm_eps: float
     rope: RopeConfig
-    max_position_embeddings: int
     tie_word_embeddings: bool
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
     sliding_windows: tuple[int | None, ...]
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    weights_dtype: str | None = None
+
+    @property
+    def longest_text(self) -> int | None:
+        return self.max_position_embeddings if self.rope.kind == "dynamic" else None
 
 
-def load_model_config(path: str | Path) -> ModelConfig:
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ModelConfig):
+    """An encoder of the BERT family. Its table of positions begins with `position_offset` unused
+    rows; `max_position_embeddings` counts the others.
+    """
+
+    layer_norm_eps: float
+    activation: str
+    type_vocab_size: int
+    position_offset: int
+
+    @property
+    def longest_text(self) -> int | None:
+        return self.max_position_embeddings
+
+    @property
+    def text_types(self) -> int:
+        return self.type_vocab_size
+
+
+def load_model_config(path: str | Path, *, is_embedding: bool = False) -> ModelConfig:
     """Read the configuration of the checkpoint at `path`: a folder, or a GGUF file.
 
-    A folder without config.json that holds one GGUF file stands for that file. Raises
-    ModelConfigError.
+    A folder without config.json that holds one GGUF file stands for that file. With `is_embedding`
+    a model that generates is taken for an embedding model. Raises ModelConfigError.
     """
     from . import config_gguf, config_hf
 
     path = Path(path)
     if (path / "config.json").is_file():
-        return config_hf.load(path)
-    return config_gguf.load(find_gguf(path))
+        return config_hf.load(path, is_embedding)
+    return config_gguf.load(find_gguf(path), is_embedding)
 
 
 def find_gguf(path: str | Path) -> Path:
@@ -81,6 +144,8 @@ def find_gguf(path: str | Path) -> Path:
     return found[0]
 
 
+C = TypeVar("C", bound=ModelConfig)
+
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -93,7 +158,7 @@ _SIZES = (
 )
 
 
-def check_sizes(config: ModelConfig, source: Path) -> ModelConfig:
+def check_sizes(config: C, source: Path) -> C:
     """Return `config` if its sizes make a model; ModelConfigError names the first that does not."""
     for name in _SIZES:
         value = getattr(config, name)
@@ -104,6 +169,8 @@ def check_sizes(config: ModelConfig, source: Path) -> ModelConfig:
             f"{source}: {config.num_heads} attention heads cannot be shared out over "
             f"{config.num_kv_heads} key/value heads"
         )
+    if not isinstance(config, DecoderConfig):
+        return config
     if len(config.sliding_windows) != config.num_layers:
         raise ModelConfigError(
             f"{source}: layer_types names {len(config.sliding_windows)} layers, "
@@ -116,6 +183,8 @@ def check_sizes(config: ModelConfig, source: Path) -> ModelConfig:
 
 def check_divisible(config: ModelConfig, ranks: int) -> None:
     """Raise ModelConfigError if so many tensor-parallel ranks cannot divide the model."""
+    if ranks > 1 and isinstance(config, EncoderConfig):
+        raise ModelConfigError(f"--tp-size {ranks}: {config.architecture} runs on one device only")
     try:
         head_shares(config.num_heads, config.num_kv_heads, 0, ranks)
     except ValueError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..gguf_file import GGUFError, GGUFFile
 from ..layers.rope_config import RopeConfig
-from .config import ModelConfig, ModelConfigError, check_sizes
+from .config import DecoderConfig, ModelConfigError, check_sizes
+from .config_pooling import embedding_pooling
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -19,8 +21,11 @@ _END_TOKENS = ("eos_token_id", "eot_token_id")
 _GGML_F32 = 0
 
 
-def load(path: Path) -> ModelConfig:
-    """Read the configuration of the GGUF file at `path`. Raises ModelConfigError."""
+def load(path: Path, is_embedding: bool = False) -> DecoderConfig:
+    """Read the configuration of the GGUF file at `path`. Raises ModelConfigError.
+
+    With `is_embedding` it is that of an embedding model.
+    """
     try:
         file = GGUFFile(path)
     except GGUFError as error:
@@ -33,7 +38,13 @@ def load(path: Path) -> ModelConfig:
         )
     keys = _Keys(file, name)
     _refuse_unsupported(file, keys)
-    return check_sizes(_config(file, keys), path)
+    config = check_sizes(_config(file, keys), path)
+    if not is_embedding:
+        return config
+    architecture = config.architecture.replace("ForCausalLM", "Model")
+    return replace(
+        config, architecture=architecture, pooling=embedding_pooling(path.parent, "last")
+    )
 
 
 class _Keys:
@@ -68,7 +79,7 @@ def _refuse_unsupported(file: GGUFFile, keys: _Keys) -> None:
         raise ModelConfigError(f"{file.path}: a mixture of {experts} experts is not supported")
 
 
-def _config(file: GGUFFile, keys: _Keys) -> ModelConfig:
+def _config(file: GGUFFile, keys: _Keys) -> DecoderConfig:
     heads, hidden = keys.required("attention.head_count"), keys.required("embedding_length")
     layers = keys.required("block_count")
     head_dim = keys.get("attention.key_length") or hidden // heads
@@ -83,7 +94,7 @@ def _config(file: GGUFFile, keys: _Keys) -> ModelConfig:
             f"{file.path}: no token embeddings (token_embd.weight): not a language model"
         )
     has_key_heads = keys.get("attention.head_count_kv") is not None
-    return ModelConfig(
+    return DecoderConfig(
         architecture=ARCHITECTURES[keys.architecture],
         vocab_size=embedding.shape[0],
         hidden_size=hidden,

@@ -10,19 +10,22 @@ from ..distributed.tensor_parallel import TensorParallel
 from ..layers.activation import silu_and_mul
 from ..layers.attention import Attention
 from ..layers.embedding import LMHead, TokenEmbedding
-from ..layers.linear import MergedLinear, QKVLinear, RowParallelLinear
+from ..layers.linear import MergedLinear, QKVLinear, RowParallelLinear, ScoreHead
 from ..layers.norm import QKNorm, RMSNorm
 from ..layers.rope import RotaryEmbedding, Rotation
 from ..layers.slots import Slots
-from .config import ModelConfig
-from .decoder import Decoder
+from .config import DecoderConfig
+from .config_hf import FAMILIES
+from .model import Model
 from .registry import register
 
 
 class LlamaAttention(nn.Module):
     """Grouped-query attention; queries and keys are turned by rope, in Qwen3 normalized before."""
 
-    def __init__(self, config: ModelConfig, spec: AttentionSpec, parallel: TensorParallel) -> None:
+    def __init__(
+        self, config: DecoderConfig, spec: AttentionSpec, parallel: TensorParallel
+    ) -> None:
         super().__init__()
         heads, kv_heads, head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
         q_share, kv_share = parallel.share_heads(config.num_heads, config.num_kv_heads)
@@ -49,7 +52,7 @@ class LlamaAttention(nn.Module):
 class LlamaMLP(nn.Module):
     """The gated feed-forward network: down(silu(gate(x)) · up(x))."""
 
-    def __init__(self, config: ModelConfig, parallel: TensorParallel) -> None:
+    def __init__(self, config: DecoderConfig, parallel: TensorParallel) -> None:
         super().__init__()
         hidden, bias = config.hidden_size, config.mlp_bias
         size = parallel.share(config.intermediate_size)
@@ -67,7 +70,9 @@ class LlamaMLP(nn.Module):
 class LlamaLayer(nn.Module):
     """Attention and feed-forward, each behind a norm that first adds to the residual stream."""
 
-    def __init__(self, config: ModelConfig, spec: AttentionSpec, parallel: TensorParallel) -> None:
+    def __init__(
+        self, config: DecoderConfig, spec: AttentionSpec, parallel: TensorParallel
+    ) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = LlamaAttention(config, spec, parallel)
@@ -113,14 +118,14 @@ class LlamaLayer(nn.Module):
         yield from self.mlp.slots(f"{name}.mlp")
 
 
-@register("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-class LlamaForCausalLM(Decoder):
-    """The whole decoder.
+@register(*(f"{family}Model" for family in FAMILIES))
+class LlamaModel(Model):
+    """The decoder without a head: an embedding model.
 
-    Biases, q/k norms, head sizes, windows, rope and tied embeddings come from `config`.
+    Biases, q/k norms, head sizes, windows and rope come from `config`.
     """
 
-    def __init__(self, config: ModelConfig, max_positions: int, parallel: TensorParallel) -> None:
+    def __init__(self, config: DecoderConfig, max_positions: int, parallel: TensorParallel) -> None:
         super().__init__(config, max_positions, parallel)
         heads, kv_heads = parallel.share_heads(config.num_heads, config.num_kv_heads)
         self._specs = tuple(
@@ -139,7 +144,6 @@ class LlamaForCausalLM(Decoder):
         self._layers = [LlamaLayer(config, spec, parallel) for spec in self._specs]
         self.layers = nn.ModuleList(self._layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = LMHead(self.embed_tokens, config.tie_word_embeddings)
 
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         hidden, residual = self.embed_tokens(input_ids), None
@@ -158,10 +162,7 @@ class LlamaForCausalLM(Decoder):
         return hidden
 
     def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        # A library's product of several tokens reads the head as fast.
-        if self.few_tokens and len(hidden) == 1:
-            return self.lm_head.skinny(hidden)
-        return self.lm_head(hidden)
+        return hidden
 
     @property
     def attention_specs(self) -> tuple[AttentionSpec, ...]:
@@ -172,9 +173,43 @@ class LlamaForCausalLM(Decoder):
         for index, layer in enumerate(self._layers):
             yield from layer.slots(f"model.layers.{index}")
         yield from self.norm.slots("model.norm")
-        yield from self.lm_head.slots("lm_head")
 
     def is_spare(self, name: str) -> bool:
-        """True for rope tables of old checkpoints, and for a head that is tied."""
-        tied_head = self.config.tie_word_embeddings and name == "lm_head.weight"
-        return tied_head or name.endswith("rotary_emb.inv_freq")
+        """True for a head, and for rope tables of old checkpoints."""
+        return name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
+
+
+@register(*(f"{family}ForCausalLM" for family in FAMILIES))
+class LlamaForCausalLM(LlamaModel):
+    """The whole decoder, with the head that may be the token embedding."""
+
+    def __init__(self, config: DecoderConfig, max_positions: int, parallel: TensorParallel) -> None:
+        super().__init__(config, max_positions, parallel)
+        self.lm_head = LMHead(self.embed_tokens, config.tie_word_embeddings)
+
+    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        # A library's product of several tokens reads the head as fast.
+        if self.few_tokens and len(hidden) == 1:
+            return self.lm_head.skinny(hidden)
+        return self.lm_head(hidden)
+
+    def weight_slots(self) -> Slots:
+        yield from super().weight_slots()
+        yield from self.lm_head.slots("lm_head")
+
+
+@register(*(f"{family}ForSequenceClassification" for family in FAMILIES))
+class LlamaForSequenceClassification(LlamaModel):
+    """A classifier or reward model, whose logits every rank computes."""
+
+    def __init__(self, config: DecoderConfig, max_positions: int, parallel: TensorParallel) -> None:
+        super().__init__(config, max_positions, parallel)
+        assert config.pooling is not None
+        self.score = ScoreHead(config.hidden_size, len(config.pooling.labels))
+
+    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.score(hidden)
+
+    def weight_slots(self) -> Slots:
+        yield from super().weight_slots()
+        yield from self.score.slots("score")

@@ -15,11 +15,11 @@ import torch
 
 from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from .config import ModelConfig, ModelConfigError, check_divisible
-from .decoder import Decoder
+from .model import Model
 
-_registered: dict[str, type[Decoder]] = {}
+_registered: dict[str, type[Model]] = {}
 
-D = TypeVar("D", bound=type[Decoder])
+D = TypeVar("D", bound=type[Model])
 
 
 def register(*architectures: str) -> Callable[[D], D]:
@@ -48,7 +48,7 @@ def build_model(
     device: torch.device | str = "cpu",
     max_positions: int | None = None,
     parallel: TensorParallel = SINGLE,
-) -> Decoder:
+) -> Model:
     """Make a model whose weights are allocated on `device`, once, and not yet filled.
 
     `max_positions`, the longest sequence, bounds the rope table; None is
@@ -62,10 +62,10 @@ def build_model(
             f"supported are {', '.join(sorted(_registered))}"
         )
     max_positions = max_positions or config.max_position_embeddings
-    if config.rope.kind == "dynamic" and max_positions > config.max_position_embeddings:
+    if config.longest_text is not None and max_positions > config.longest_text:
         raise ModelConfigError(
-            f"with dynamic rope scaling, sequences end at {config.max_position_embeddings} tokens, "
-            f"not at {max_positions}"
+            f"by its positions, this {config.architecture}'s sequences end at "
+            f"{config.longest_text} tokens, not at {max_positions}"
         )
     check_divisible(config, parallel.size)
     with torch.device(device), _default_dtype(dtype):

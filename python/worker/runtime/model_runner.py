@@ -13,7 +13,7 @@ from ..attention.base import forward_context
 from ..attention.batch import ForwardBatch
 from ..attention.registry import attention_backend, default_backend
 from ..distributed.tensor_parallel import SINGLE, TensorParallel
-from ..models.config import ModelConfig, load_model_config
+from ..models.config import ModelConfig, ModelConfigError, load_model_config
 from ..models.registry import build_model
 from ..sampling.sampler import sample, warm_up
 from ..sampling.table import SamplingTable
@@ -75,6 +75,8 @@ class ModelRunner:
         progress: Progress = lambda stage, fraction: None,
     ) -> None:
         self.config: ModelConfig = load_model_config(model_path)
+        if self.config.pooling is not None:
+            raise ModelConfigError(f"{self.config.architecture} does not generate")
         self.device = choose_device(device) if isinstance(device, str) else device
         self.dtype = choose_dtype(dtype, self.device)
         self.kv_dtype = choose_kv_dtype(kv_cache_dtype, self.dtype)

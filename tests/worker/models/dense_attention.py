@@ -7,7 +7,7 @@ import torch
 
 from worker.attention.base import AttentionBackend, AttentionSpec, forward_context
 from worker.attention.batch import ForwardBatch
-from worker.models.decoder import Decoder
+from worker.models.model import Model
 
 _NONE = torch.empty(0, dtype=torch.int64)
 _NO_LENGTHS = np.empty(0, dtype=np.int32)
@@ -55,7 +55,7 @@ class DenseAttention(AttentionBackend):
         return torch.einsum("hqk,khd->qhd", weights, v)
 
 
-def logits(model: Decoder, token_ids: list[int], step: int | None = None) -> torch.Tensor:
+def logits(model: Model, token_ids: list[int], step: int | None = None) -> torch.Tensor:
     """Logits after every token, [tokens, vocab] float32, computed `step` tokens at a time."""
     backend, parts = DenseAttention(), []
     tokens, positions = torch.tensor(token_ids), torch.arange(len(token_ids))

@@ -11,18 +11,19 @@ import torch
 
 from worker.attention.base import forward_context
 from worker.models.config import load_model_config
-from worker.models.decoder import Decoder
+from worker.models.model import Model
 from worker.models.registry import build_model
 from worker.runtime.weights import load_weights
 
 from ..checkpoints import FAMILIES, VOCAB_SIZE, hf_logits, hf_reference, make_checkpoint
 from ..triton_interpreter import interpret_kernels
 from .dense_attention import NO_BATCH, DenseAttention, logits
+from .whole_texts import hidden_states
 
 TOKENS = torch.randint(VOCAB_SIZE, (100,), generator=torch.Generator().manual_seed(1)).tolist()
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Model:
     model = build_model(load_model_config(folder), dtype)
     load_weights(model, folder)
     return model
@@ -114,3 +115,38 @@ def test_a_tied_head_takes_no_memory_of_its_own(tmp_path: Path) -> None:
     tied = load(make_checkpoint(tmp_path / "a", "llama2", tie_word_embeddings=True))
     untied = load(make_checkpoint(tmp_path / "b", "llama2"))
     assert untied.weights_bytes() - tied.weights_bytes() == VOCAB_SIZE * 64 * 4
+
+
+@pytest.mark.parametrize("family", ["llama2", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("saved_as", ["embed", "generate"])
+def test_hidden_states_of_an_embedding_model(family: str, saved_as: str, tmp_path: Path) -> None:
+    """A checkpoint without a head has no prefix before the names, and one with a head has."""
+    folder = make_checkpoint(tmp_path, family, head=saved_as)
+    model = build_model(load_model_config(folder, is_embedding=True), torch.float32)
+    load_weights(model, folder)
+    with torch.inference_mode():
+        output = hf_reference(folder, head="embed")(torch.tensor([TOKENS]))
+    expected = output.last_hidden_state[0]
+    torch.testing.assert_close(logits(model, TOKENS), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("labels", [1, 5])
+def test_logits_of_a_classifier(labels: int, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "qwen2", head="classify", num_labels=labels, pad_token_id=0)
+    with torch.inference_mode():
+        expected = hf_reference(folder, head="classify")(torch.tensor([TOKENS])).logits
+    found = logits(load(folder), TOKENS)[-1:]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama2", "qwen3"])
+def test_each_token_sees_the_whole_text_where_attention_is_not_causal(
+    family: str, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(tmp_path, family, head="embed", is_causal=False)
+    texts = [TOKENS[:30], TOKENS[30:31], TOKENS[31:]]
+    reference = hf_reference(folder, head="embed")
+    with torch.inference_mode():
+        expected = [reference(torch.tensor([text])).last_hidden_state[0] for text in texts]
+    found = hidden_states(load(folder), texts)
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-4, rtol=0)

@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from worker.models.config import load_model_config
-from worker.models.decoder import Decoder
+from worker.models.model import Model
 from worker.models.registry import build_model
 from worker.runtime.weights import load_weights
 
 from ..checkpoints import make_checkpoint, write_gguf
 
-FORMS: dict[str, Callable[[Decoder], None]] = {
+FORMS: dict[str, Callable[[Model], None]] = {
     "plain": lambda model: None,
-    "packed": Decoder.pack_weights,
-    "fp8": Decoder.quantize_weights,
+    "packed": Model.pack_weights,
+    "fp8": Model.quantize_weights,
 }
 
 
-def products(model: Decoder) -> dict[str, torch.Tensor]:
+def products(model: Model) -> dict[str, torch.Tensor]:
     """What every layer with a matrix makes of the same tokens, and what the norms hold."""
     found = {}
     for name, module in model.named_modules():
@@ -42,7 +42,7 @@ def products(model: Decoder) -> dict[str, torch.Tensor]:
 def test_other_weights_replace_those_of_a_loaded_model(tmp_path, family, form, dtype):
     old, new = (make_checkpoint(tmp_path / str(seed), family, seed=seed) for seed in (0, 1))
 
-    def built(path: Path) -> Decoder:
+    def built(path: Path) -> Model:
         model = build_model(load_model_config(path), dtype)
         load_weights(model, path)
         FORMS[form](model)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from worker.models.config import load_model_config
-from worker.models.decoder import Decoder
+from worker.models.model import Model
 from worker.models.registry import build_model
 from worker.runtime.weights import WeightLoadError, load_weights
 
@@ -30,11 +30,11 @@ def folder(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "checkpoint"))
 
 
-def empty_model(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+def empty_model(folder: Path, dtype: torch.dtype = torch.float32) -> Model:
     return build_model(load_model_config(folder), dtype)
 
 
-def loaded(folder: Path, load_format: str = "auto", **options) -> Decoder:
+def loaded(folder: Path, load_format: str = "auto", **options) -> Model:
     model = empty_model(folder)
     load_weights(model, folder, load_format, **options)
     return model
@@ -48,7 +48,7 @@ def refused(folder: Path, load_format: str = "auto") -> str:
     return str(error.value)
 
 
-def assert_holds(model: Decoder, folder: Path) -> None:
+def assert_holds(model: Model, folder: Path) -> None:
     slots = weights_of(model)
     stored = load_file(folder / "model.safetensors")
     assert slots.keys() == stored.keys()

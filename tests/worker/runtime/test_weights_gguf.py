@@ -13,7 +13,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 from worker.models.config import load_model_config
-from worker.models.decoder import Decoder
+from worker.models.model import Model
 from worker.models.registry import build_model
 from worker.runtime.weights import WeightLoadError, load_weights
 from worker.runtime.weights.dequantize import (
@@ -28,7 +28,7 @@ from ..models.dense_attention import logits
 TOKENS = list(range(3, 43))
 
 
-def loaded(path: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+def loaded(path: Path, dtype: torch.dtype = torch.float32) -> Model:
     model = build_model(load_model_config(path), dtype)
     load_weights(model, path)
     return model

@@ -9,7 +9,7 @@ import torch
 
 from ...gguf_file import GGUFError, GGUFFile, GGUFTensor
 from ...models.config import ModelConfig
-from ...models.decoder import WeightLoadError
+from ...models.model import WeightLoadError
 from .dequantize import UnknownQuantizationError, dequantize, stored_bytes
 from .source import TensorHeader, WeightSource
 

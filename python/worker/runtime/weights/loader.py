@@ -12,7 +12,7 @@ import torch
 
 from ...layers.slots import WeightSlot
 from ...models.config import ModelConfigError, find_gguf
-from ...models.decoder import Decoder, WeightLoadError
+from ...models.model import Model, WeightLoadError
 from .dummy import DummyWeights
 from .gguf_source import gguf_source
 from .safetensors_source import find_safetensors, safetensors_source
@@ -28,7 +28,7 @@ _PROGRESS_STEP = 0.01
 class OpenedWeights:
     """Weights that fit `model`. `fill` writes one tensor, by its name, into its slot."""
 
-    model: Decoder
+    model: Model
     fill: Callable[[str, WeightSlot], None]
 
     @torch.no_grad()
@@ -66,7 +66,7 @@ class OpenedWeights:
 
 
 def open_weights(
-    model: Decoder, path: str | Path, load_format: str = "auto", seed: int = 0
+    model: Model, path: str | Path, load_format: str = "auto", seed: int = 0
 ) -> OpenedWeights:
     """Find the checkpoint at `path`, a folder or a GGUF file, and check all that its headers say.
 
@@ -77,7 +77,7 @@ def open_weights(
     device = next(model.parameters()).device
     if load_format == "dummy":
         return OpenedWeights(model, DummyWeights(seed, model.parallel.rank, device).fill)
-    source = _open_source(model, Path(path), load_format)
+    source = _with_prefix(model, _open_source(model, Path(path), load_format))
     try:
         _check(model, source)
     except WeightLoadError as error:
@@ -86,7 +86,7 @@ def open_weights(
 
 
 def load_weights(
-    model: Decoder,
+    model: Model,
     path: str | Path,
     load_format: str = "auto",
     progress: Progress = lambda fraction: None,
@@ -96,7 +96,7 @@ def load_weights(
     open_weights(model, path, load_format, seed).load(progress)
 
 
-def _open_source(model: Decoder, path: Path, load_format: str) -> WeightSource:
+def _open_source(model: Model, path: Path, load_format: str) -> WeightSource:
     if load_format == "safetensors" or (load_format == "auto" and find_safetensors(path)):
         return safetensors_source(path)
     try:
@@ -109,7 +109,19 @@ def _open_source(model: Decoder, path: Path, load_format: str) -> WeightSource:
     return gguf_source(file, model.config, weight.dtype, weight.device)
 
 
-def _check(model: Decoder, source: WeightSource) -> None:
+def _with_prefix(model: Model, source: WeightSource) -> WeightSource:
+    """`source` under the model's names: checkpoints without a head may leave the prefix out."""
+    slots = dict(model.weight_slots())
+    given = {}
+    for name in source.headers:
+        full = f"{model.prefix}.{name}"
+        is_short = name not in slots and full in slots and full not in source.headers
+        given[full if is_short else name] = name
+    headers = {name: source.headers[given[name]] for name in given}
+    return WeightSource(headers, lambda name: source.read(given[name]))
+
+
+def _check(model: Model, source: WeightSource) -> None:
     """Raise WeightLoadError for a tensor that is missing, left over or of another kind."""
     slots = dict(model.weight_slots())
     missing = sorted(slots.keys() - source.headers.keys())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ...models.decoder import WeightLoadError
+from ...models.model import WeightLoadError
 from .source import TensorHeader, WeightSource
 
 _INDEX = "model.safetensors.index.json"

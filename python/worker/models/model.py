@@ -1,8 +1,9 @@
-"""What every decoder offers to the runner and to the weight loaders."""
+"""What every model offers to the runner and to the weight loaders."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -19,13 +20,16 @@ class WeightLoadError(ValueError):
     """The weights cannot be loaded: one line for the user, with the tensor or file."""
 
 
-class Decoder(nn.Module, ABC):
-    """A decoder-only language model over a flat batch of tokens.
+class Model(nn.Module, ABC):
+    """A transformer over a flat batch of tokens.
 
     `forward` runs inside `attention.base.forward_context`; the backend knows which token is whose.
     `max_positions` is the longest sequence that it is built for, in tokens; `parallel` are the
     ranks that compute it together, each with its share of heads, features and vocabulary.
     """
+
+    # Of the names of the transformer's own tensors; checkpoints without a head may leave it out.
+    prefix: ClassVar[str] = "model"
 
     def __init__(self, config: ModelConfig, max_positions: int, parallel: TensorParallel) -> None:
         super().__init__()
@@ -44,7 +48,9 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: [rows, hidden], as `forward` returned them. Returns [rows, vocab], its dtype."""
+        """hidden: [rows, hidden], as `forward` returned them, or pooled. Returns [rows, vocab] in
+        its dtype, or of a classifier [rows, labels]; without a head, `hidden` itself.
+        """
 
     @property
     @abstractmethod
