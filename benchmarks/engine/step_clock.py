@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from worker.messages import TokenChunk
-from worker.runtime.step_input import PendingTokens
+from worker.runtime.step_result import PendingResult, StepResult
 from worker.scheduler.scheduler import Scheduler
 from worker.scheduler.step import Step
 
@@ -73,25 +73,25 @@ class StepClock:
         )
         return chunks
 
-    def _noted_launch(self, step: Step) -> PendingTokens:
+    def _noted_launch(self, step: Step) -> PendingResult:
         self._launched = step
         return _TimedWait(self._launch(step), self)
 
-    def wait_for(self, tokens: PendingTokens) -> list[int]:
-        """The tokens, once they are there; the time until then counts as waiting."""
+    def wait_for(self, pending: PendingResult) -> StepResult:
+        """The result, once it is there; the time until then counts as waiting."""
         started = time.perf_counter()
-        taken = tokens.wait()
+        result = pending.wait()
         self._waited += time.perf_counter() - started
-        return taken
+        return result
 
 
 @dataclass(frozen=True)
 class _TimedWait:
-    tokens: PendingTokens
+    pending: PendingResult
     clock: StepClock
 
-    def wait(self) -> list[int]:
-        return self.clock.wait_for(self.tokens)
+    def wait(self) -> StepResult:
+        return self.clock.wait_for(self.pending)
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,6 @@ class BatchBuilder:
         """The batch of `step`, planned; the page table's rows and the lengths of the sequences
         that get a token, [sampled] each.
         """
-        starts = np.zeros(len(step.rows) + 1, dtype=np.int32)
-        np.cumsum(step.query_lens, out=starts[1:])
         plan = self._backend.plan_host(
             step.seq_lens,
             step.query_lens,
@@ -82,11 +80,11 @@ class BatchBuilder:
             [
                 step.rows,
                 step.seq_lens,
-                starts,
-                _positions(step, starts),
+                step.starts,
+                _positions(step),
                 step.out_slots,
                 step.prompt_ids,
-                starts[1:][step.sampled] - 1,
+                step.wanted_rows,
                 step.rows[step.sampled],
                 step.seq_lens[step.sampled],
                 np.empty(0, dtype=np.int32) if plan is None else plan.words,
@@ -95,7 +93,7 @@ class BatchBuilder:
             ]
         )
         rows, seq_lens, query_starts, positions, out_slots, prompt_ids = uploaded[:6]
-        logit_rows, sampled_rows, sampled_lens, plan_words = uploaded[6:10]
+        wanted_rows, sampled_rows, sampled_lens, plan_words = uploaded[6:10]
         write_page_table(self._page_table, *uploaded[10:])
         decodes = step.num_decodes
         if decodes and self._uploader is not None:  # on a CPU the table is the host's own
@@ -113,7 +111,7 @@ class BatchBuilder:
             query_lens=step.query_lens,
             num_decodes=decodes,
             plan=None if plan is None else plan_words,
-            logit_rows=None if len(step.sampled) == len(positions) else logit_rows,
+            logit_rows=None if len(wanted_rows) == len(positions) else wanted_rows,
             shared_lens=step.shared_lens,
             shares_prefixes=plan is not None and plan.shares_prefixes,
         )
@@ -132,7 +130,7 @@ def write_page_table(page_table: torch.Tensor, indices: torch.Tensor, slots: tor
         page_table.view(-1).index_put_((indices,), slots)
 
 
-def _positions(step: StepInput, starts: np.ndarray) -> np.ndarray:
+def _positions(step: StepInput) -> np.ndarray:
     """Position of every token of the step in its sequence: [tokens] int32."""
-    first = step.seq_lens - step.query_lens - starts[:-1]
-    return np.arange(starts[-1], dtype=np.int32) + np.repeat(first, step.query_lens)
+    first = step.seq_lens - step.query_lens - step.starts[:-1]
+    return np.arange(step.starts[-1], dtype=np.int32) + np.repeat(first, step.query_lens)

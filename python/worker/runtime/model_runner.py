@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from ..attention.registry import attention_backend, default_backend
 from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from ..models.config import ModelConfig, ModelConfigError, load_model_config
 from ..models.registry import build_model
+from ..sampling.logprobs import Logprobs, Scoring, score, slice_rows
 from ..sampling.sampler import sample, warm_up
 from ..sampling.table import SamplingTable
+from ..sampling.upload import upload
 from .batches import BatchBuilder, Uploader
 from .cuda_graphs import DecodeGraphs
 from .device import (
@@ -28,7 +30,8 @@ from .device import (
     set_threads,
 )
 from .kv_pool import KVPool, OutOfMemory, pool_tokens
-from .step_input import PendingTokens, StepInput
+from .step_input import StepInput
+from .step_result import DeviceResult, PendingResult
 from .weights import load_weights
 
 Progress = Callable[[str, float], None]
@@ -240,7 +243,7 @@ class ModelRunner:
     # ===== steps =====
 
     @torch.inference_mode()
-    def launch(self, step: StepInput) -> PendingTokens:
+    def launch(self, step: StepInput) -> PendingResult:
         """Start computing `step` and sampling; returns before a GPU is done.
 
         Steps are computed in the order of their launches.
@@ -250,13 +253,60 @@ class ModelRunner:
         else:
             batch, rows, seq_lens = self._batches.build(step)
             hidden = self._hidden(batch)
-            if not len(step.sampled):  # nothing but chunks that do not end their prompt
-                return _Tokens(rows)
+        if not len(step.wanted_rows):  # nothing but chunks that do not end their prompt
+            return DeviceResult(rows)
+        tokens, logprobs, prompt_logprobs, states = rows, None, None, None
+        if step.prompt_scoring is not None:
+            prompt_logprobs = self._score_prompts(step, step.prompt_scoring, hidden)
+        if len(step.state_rows):
+            states = self._select(hidden, step, step.state_rows).float()
+        if len(step.sampled):
+            logits = self.model.compute_logits(self._select(hidden, step, step.last_tokens))
+            tokens, logprobs = self._draw(step, logits, rows, seq_lens)
+        return DeviceResult(tokens, logprobs, prompt_logprobs, states)
+
+    def _select(self, hidden: torch.Tensor, step: StepInput, tokens: np.ndarray) -> torch.Tensor:
+        """Of `hidden`, the states of `step.wanted_rows`, those of `tokens` [n] of the step."""
+        if len(tokens) == len(hidden):
+            return hidden
+        return hidden.index_select(0, self._upload(np.searchsorted(step.wanted_rows, tokens)))
+
+    def _draw(
+        self, step: StepInput, logits: torch.Tensor, rows: torch.Tensor, seq_lens: torch.Tensor
+    ) -> tuple[torch.Tensor, Logprobs[torch.Tensor] | None]:
+        """A token for each of `step.sampled`, and the log-probabilities that `step.scoring` wants.
+
+        logits: [sampled, vocab]; rows, seq_lens: [sampled]
+        """
         if step.sampling:
             self._sampling.set_rows(step.sampling)
-        logits = self.model.compute_logits(hidden)
         flags = self._sampling.flags(step.rows[step.sampled])
-        return _Tokens(sample(logits, rows, seq_lens, self._sampling, flags, self.next_tokens))
+        drawing = (rows, seq_lens, self._sampling, flags, self.next_tokens)
+        if step.scoring is None:
+            return sample(logits, *drawing), None
+        asked = self._upload(step.scoring.rows)
+        raw = logits.index_select(0, asked)  # sampling may change them
+        tokens = sample(logits, *drawing)
+        parts = raw.split(slice_rows(raw.shape[1]))
+        return tokens, self._score(step.scoring, parts, tokens.index_select(0, asked))
+
+    def _score_prompts(
+        self, step: StepInput, scoring: Scoring, hidden: torch.Tensor
+    ) -> Logprobs[torch.Tensor]:
+        """Log-probabilities of the prompts' tokens; `hidden` are `step.wanted_rows`' states."""
+        before = self._select(hidden, step, scoring.rows)
+        parts = before.split(slice_rows(self.config.vocab_size))
+        return self._score(
+            scoring, map(self.model.compute_logits, parts), self._upload(scoring.targets)
+        )
+
+    def _score(
+        self, scoring: Scoring, logits: Iterable[torch.Tensor], tokens: torch.Tensor
+    ) -> Logprobs[torch.Tensor]:
+        return score(logits, tokens, self._upload(scoring.token_ids), scoring.top)
+
+    def _upload(self, array: np.ndarray) -> torch.Tensor:
+        return upload(torch.from_numpy(array), self.device)
 
     @torch.inference_mode()
     def logits(self, step: StepInput) -> torch.Tensor:
@@ -270,21 +320,3 @@ class ModelRunner:
         """
         with forward_context(self._backend, batch):
             return self.model(batch.input_ids, batch.positions)
-
-
-class _Tokens:
-    """Sampled tokens on their way to the host."""
-
-    def __init__(self, tokens: torch.Tensor) -> None:
-        self._event: torch.cuda.Event | None = None
-        self._tokens = tokens
-        if tokens.is_cuda and len(tokens):
-            self._tokens = torch.empty(len(tokens), dtype=tokens.dtype, pin_memory=True)
-            self._tokens.copy_(tokens, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
-
-    def wait(self) -> list[int]:
-        if self._event is not None:
-            self._event.synchronize()
-        return self._tokens.tolist()

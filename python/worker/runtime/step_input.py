@@ -1,14 +1,19 @@
-"""What the scheduler hands to the runtime for one step: host arrays, and what comes back."""
+"""What the scheduler hands to the runtime for one step: host arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
 
 import numpy as np
 
+from ..sampling.logprobs import Scoring
 from ..sampling.table import SamplingRow
+
+
+def _no_rows() -> np.ndarray:
+    return np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class StepInput:
     shared_lens: [sequences], see `ForwardBatch`
     sampled: [sampled], ascending indices of the sequences that get a token
     sampling: how tokens are chosen for those of `sampled` that get their first one in this row
+    scoring, prompt_scoring: where log-probabilities of new tokens and of the prompts' are wanted
+    state_rows: [n], ascending, the tokens of the step whose hidden states are wanted on the host
     table_indices, table_slots: [n], entries of the flattened page table that changed since the last
         step, without the decodes' own
     """
@@ -36,18 +43,40 @@ class StepInput:
     sampled: np.ndarray
     sampling: Sequence[SamplingRow] = ()
     shared_lens: np.ndarray | None = None
-    table_indices: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
-    table_slots: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    scoring: Scoring | None = None
+    prompt_scoring: Scoring | None = None
+    state_rows: np.ndarray = field(default_factory=_no_rows)
+    table_indices: np.ndarray = field(default_factory=_no_rows)
+    table_slots: np.ndarray = field(default_factory=_no_rows)
 
     @property
     def is_decode(self) -> bool:
         """Whether every sequence decodes."""
         return self.num_decodes == len(self.rows)
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where each sequence starts in the step, and where the last one ends: [sequences + 1]."""
+        return query_starts(self.query_lens)
 
-class PendingTokens(Protocol):
-    """The tokens of a step that was launched."""
+    @cached_property
+    def last_tokens(self) -> np.ndarray:
+        """The tokens of the step behind which a token is drawn, ascending: [sampled]."""
+        return self.starts[1:][self.sampled] - 1
 
-    def wait(self) -> list[int]:
-        """Block until the step is computed; one token for each of `StepInput.sampled`."""
-        ...
+    @cached_property
+    def wanted_rows(self) -> np.ndarray:
+        """The tokens whose hidden states are needed for anything, ascending: [n]."""
+        if self.prompt_scoring is None and not len(self.state_rows):
+            return self.last_tokens
+        scored = _no_rows() if self.prompt_scoring is None else self.prompt_scoring.rows
+        return np.unique(np.concatenate((self.last_tokens, scored, self.state_rows)))
+
+
+def query_starts(query_lens: np.ndarray) -> np.ndarray:
+    """Where sequences of these lengths start that lie one behind the other, and where the last one
+    ends: [sequences + 1] int32.
+    """
+    starts = np.zeros(len(query_lens) + 1, dtype=np.int32)
+    np.cumsum(query_lens, out=starts[1:])
+    return starts

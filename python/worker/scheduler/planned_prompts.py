@@ -32,7 +32,7 @@ class PlannedPrompts:
         similar = self._by_start.get(request.start)
         if self._cache.disabled or similar is None:
             return False
-        text, page = request.text, self._cache.page_size
+        text, page = request.reusable, self._cache.page_size
         cached = self._cache.match_length(text)
         more = -(-WAIT_FOR_SHARED_TOKENS // page) * page
         if len(text) < cached + more:

@@ -55,7 +55,7 @@ def longest_prefix_match(
         (urgent if is_urgent else others).append(request)
     if len(waiting) > LPM_QUEUE_LIMIT:
         return urgent + _grouped(others, {request.start for request in running})
-    return urgent + sorted(others, key=lambda request: -cache.match_length(request.text))
+    return urgent + sorted(others, key=lambda request: -cache.match_length(request.reusable))
 
 
 def _grouped(requests: list[Request], first: set[bytes]) -> list[Request]:

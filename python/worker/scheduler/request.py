@@ -8,6 +8,7 @@ import numpy as np
 
 from ..cache.kv_cache import Sequence
 from ..messages import FinishReason, SamplingParams, TokenChunk
+from .details import Details, Found
 
 # Prompts that agree in so many first tokens are taken for similar.
 START_TOKENS = 32
@@ -22,7 +23,7 @@ class Request:
     It ends at `max_length` tokens. `start` are the first START_TOKENS tokens of the prompt, as
     bytes. `sequence` is None while the request waits. `cached_tokens` is what the prompt found in
     the cache when it was first admitted. `passed_over` counts the steps in which a request that
-    came later was admitted before it.
+    came later was admitted before it. `details` is None for a request that only wants tokens.
     """
 
     rid: str
@@ -43,6 +44,7 @@ class Request:
     passed_over: int = 0
     unsent: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
+    details: Details | None = None
 
     @classmethod
     def create(
@@ -79,6 +81,15 @@ class Request:
     def text(self) -> np.ndarray:
         """Prompt and answer so far, as far as the host knows them: [length - pending] int32."""
         return self.tokens[: self.length - self.pending]
+
+    @property
+    def reusable(self) -> np.ndarray:
+        """The part of `text` that need not be computed if it is cached: [n] int32.
+
+        The last token always is, as the next one follows from it.
+        """
+        end = self.length - self.pending - 1
+        return self.tokens[: end if self.details is None else min(end, self.details.next_row)]
 
     @property
     def output_length(self) -> int:
@@ -124,4 +135,5 @@ class Request:
     def take_chunk(self) -> TokenChunk:
         """The tokens since the last chunk, to be sent now."""
         unsent, self.unsent = self.unsent, []
-        return TokenChunk(self.rid, unsent, self.cached_tokens, self.finish)
+        found = Found() if self.details is None else self.details.take()
+        return TokenChunk(self.rid, unsent, self.cached_tokens, self.finish, *found)

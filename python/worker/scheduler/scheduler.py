@@ -14,8 +14,9 @@ import numpy as np
 
 from ..cache.kv_cache import KVCache
 from ..messages import FinishReason, GenerateRequest, SchedulerState, TokenChunk
-from ..runtime.step_input import PendingTokens
+from ..runtime.step_result import PendingResult
 from .admission import RESERVE_LIMIT, NewTokenEstimate
+from .details import Details, Wish, hand_out
 from .planned_prompts import PlannedPrompts
 from .policy import POLICIES
 from .prefix_order import NOBODY, PrefixOrder
@@ -64,13 +65,14 @@ class SchedulerOptions:
 
 @dataclass(frozen=True)
 class _Flight:
-    """A step that was launched: the requests that get a token, those that end without one, and the
-    tokens to come.
+    """A step that was launched: the requests that get a token, those that end without one, what
+    others are told, and the result to come.
     """
 
     sampled: list[Request]
     prompts_ended: list[Request]
-    tokens: PendingTokens
+    wishes: list[Wish]
+    result: PendingResult
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, cache: KVCache, launch: Callable[[Step], PendingTokens], options: SchedulerOptions
+        self, cache: KVCache, launch: Callable[[Step], PendingResult], options: SchedulerOptions
     ) -> None:
         self.cache = cache
         self.options = options
@@ -148,6 +150,7 @@ class Scheduler:
             seed=self._seeds.getrandbits(63) if sampling.seed is None else sampling.seed,
             stream_interval=message.stream_interval,
         )
+        request.details = Details.of(message, request.text)
         self._requests[request.rid] = request
         self.waiting.append(request)
         return []
@@ -174,14 +177,14 @@ class Scheduler:
         flight = None
         if step is not None:
             self.counters.steps += 1
-            sampled, prompts_ended = step.sampled, step.prompts_ended
+            sampled, prompts_ended, wishes = step.sampled, step.prompts_ended, step.wishes
             try:
-                flight = _Flight(sampled, prompts_ended, self._launch(step))
+                flight = _Flight(sampled, prompts_ended, wishes, self._launch(step))
             except Exception as error:
                 self._fail(step, error)
             else:
                 self._failed_steps = 0
-                self._account(step, sampled)
+                self._account(step, flight)
         last, self._flight = self._flight, flight
         if last is not None:
             self._take(last)
@@ -275,7 +278,7 @@ class Scheduler:
                 break
             if prompts.will_give_more(request):
                 continue
-            match = self.cache.match(request.text[:-1])
+            match = self.cache.match(request.reusable)
             uncached = request.length - len(match)
             if uncached > budget and not may_split and planned:
                 break
@@ -380,19 +383,23 @@ class Scheduler:
 
     # ===== is it finished? =====
 
-    def _account(self, step: Step, sampled: list[Request]) -> None:
+    def _account(self, step: Step, flight: _Flight) -> None:
         """A launched step counts as computed: later ones are computed after it."""
         for chunk in step.prefills:
             sequence_of(chunk.request).computed = chunk.end
             self.cache.publish(sequence_of(chunk.request), chunk.request.text)
         for request in step.decodes:
             sequence_of(request).computed = request.length
-        for request in sampled:
+        for request in flight.sampled:
             request.expect_token()
+        for wish in flight.wishes:
+            wish.details.expect(wish)
 
     def _take(self, flight: _Flight) -> None:
         """Hand the tokens of a launched step, once they are there, to its requests."""
-        for request, token in zip(flight.sampled, flight.tokens.wait(), strict=True):
+        result = flight.result.wait()
+        hand_out(flight.wishes, result)
+        for request, token in zip(flight.sampled, result.tokens, strict=True):
             if not self._is_here(request):
                 continue
             request.take_token(token)

@@ -16,7 +16,7 @@ from ..messages import Ready
 from ..runtime.cuda_graphs import graph_batch_sizes
 from ..runtime.device import choose_device
 from ..runtime.model_runner import PAGE_TABLE_LIMIT, ModelRunner
-from ..runtime.step_input import PendingTokens
+from ..runtime.step_result import PendingResult
 from .lockstep import LeadingScheduler
 from .ranks import Follower, Followers, last_to_fail
 from .scheduler import Scheduler, SchedulerOptions
@@ -122,10 +122,10 @@ def _build(
         _graph_batch_sizes(args, max_running), progress, prefix_sharing=options.prefix_sharing
     )
 
-    def launch(step: Step) -> PendingTokens:
-        tokens = runner.launch(step_input(step, cache))
+    def launch(step: Step) -> PendingResult:
+        result = runner.launch(step_input(step, cache))
         cache.forget_table_changes()  # of a launch that fails they are sent again with the next
-        return tokens
+        return result
 
     if isinstance(ranks, Followers):
         return LeadingScheduler(cache, launch, options, followers=ranks), ready

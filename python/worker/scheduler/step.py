@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ..cache.kv_cache import KVCache, Sequence
-from ..runtime.step_input import StepInput
+from ..runtime.step_input import StepInput, query_starts
 from ..sampling.penalties import Penalties
 from ..sampling.table import SamplingRow
+from .details import Wish, concatenated, new_token_scoring, prompt_scoring, state_rows
 from .request import Request
 
 
@@ -60,6 +62,20 @@ class Step:
         chunks = (chunk for chunk in self.prefills if chunk.is_last)
         return [chunk.request for chunk in chunks if not chunk.gives_token]
 
+    @cached_property
+    def wishes(self) -> list[Wish]:
+        """What is found out beside tokens, as long as the step has not been accounted for."""
+        decodes = [
+            request.details.wish(i, request.length - 1, request.length, gives_token=True)
+            for i, request in enumerate(self.decodes)
+            if request.details is not None
+        ]
+        return decodes + [
+            chunk.request.details.wish(i, chunk.start, chunk.end, gives_token=chunk.gives_token)
+            for i, chunk in enumerate(self.prefills, len(self.decodes))
+            if chunk.request.details is not None
+        ]
+
 
 def sequence_of(request: Request) -> Sequence:
     """The slots of an admitted request."""
@@ -80,24 +96,25 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
     slots = [cache.table[row_array[:decodes], seq_lens[:decodes] - 1]]
     slots += [cache.slots(sequence_of(c.request), c.start, c.end) for c in step.prefills]
     first_tokens = [i for i, chunk in enumerate(step.prefills, decodes) if chunk.gives_token]
+    sampled = np.array([*range(decodes), *first_tokens], dtype=np.int32)
+    starts = query_starts(queries)
     indices, changed = cache.table_changes()
     return StepInput(
         rows=row_array,
         seq_lens=seq_lens,
         query_lens=queries,
         num_decodes=decodes,
-        prompt_ids=_concatenated([c.request.tokens[c.start : c.end] for c in step.prefills]),
-        out_slots=_concatenated(slots),
-        sampled=np.array([*range(decodes), *first_tokens], dtype=np.int32),
+        prompt_ids=concatenated([c.request.tokens[c.start : c.end] for c in step.prefills]),
+        out_slots=concatenated(slots),
+        sampled=sampled,
         sampling=[_sampling_row(c.request) for c in step.prefills if c.gives_token],
         shared_lens=step.shared_lens,
+        scoring=new_token_scoring(step.wishes, sampled),
+        prompt_scoring=prompt_scoring(step.wishes, starts),
+        state_rows=state_rows(step.wishes, starts),
         table_indices=indices,
         table_slots=changed,
     )
-
-
-def _concatenated(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
 
 
 def _sampling_row(request: Request) -> SamplingRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from worker.config import ServerArgs
-from worker.messages import FinishReason, GenerateRequest, SamplingParams
+from worker.messages import FinishReason, GenerateRequest, SamplingParams, TokenChunk
 from worker.scheduler.startup import build_scheduler
 
 
@@ -18,15 +18,25 @@ class Engine:
         self.scheduler, self.ready = build_scheduler(server_args, lambda stage, fraction: None)
         self.cached: dict[str, int] = {}
         self.finish: dict[str, FinishReason] = {}
-        self._answers: dict[str, list[int]] = {}
+        self.chunks: dict[str, list[TokenChunk]] = {}
         self._count = 0
 
     def add(self, prompt: list[int], max_new_tokens: int, **sampling) -> str:
+        params = SamplingParams(max_new_tokens, **({"temperature": 0.0} | sampling))
+        return self.ask(prompt, params)
+
+    def ask(self, prompt: list[int], params: SamplingParams, **fields) -> str:
+        """Add a request with further `fields`."""
         self._count += 1
         rid = f"r{self._count}"
-        params = SamplingParams(max_new_tokens, **({"temperature": 0.0} | sampling))
-        self._collect(self.scheduler.add(GenerateRequest(rid, prompt, params)))
+        self._collect(self.scheduler.add(GenerateRequest(rid, prompt, params, **fields)))
         return rid
+
+    def run(self) -> None:
+        """Step until nothing is left to do; nothing is held afterwards."""
+        while not self.scheduler.is_idle:
+            self.step()
+        self.check_idle()
 
     def step(self) -> None:
         self._collect(self.scheduler.step())
@@ -35,16 +45,14 @@ class Engine:
     def generate(
         self, prompts: list[list[int]], max_new_tokens: int = 24, **sampling
     ) -> list[list[int]]:
-        """All prompts at once; returns their answers in order. Nothing is held afterwards."""
+        """All prompts at once; returns their answers in order."""
         rids = [self.add(prompt, max_new_tokens, **sampling) for prompt in prompts]
-        while not self.scheduler.is_idle:
-            self.step()
-        self.check_idle()
+        self.run()
         return [self.answer(rid) for rid in rids]
 
     def answer(self, rid: str) -> list[int]:
         """All tokens so far."""
-        return self._answers[rid]
+        return [token for chunk in self.chunks[rid] for token in chunk.token_ids]
 
     def check_idle(self) -> None:
         cache = self.scheduler.cache
@@ -53,7 +61,7 @@ class Engine:
 
     def _collect(self, chunks) -> None:
         for chunk in chunks:
-            self._answers.setdefault(chunk.rid, []).extend(chunk.token_ids)
+            self.chunks.setdefault(chunk.rid, []).append(chunk)
             self.cached[chunk.rid] = chunk.cached_tokens
             if chunk.finish is not None:
                 self.finish[chunk.rid] = chunk.finish

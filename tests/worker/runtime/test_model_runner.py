@@ -103,7 +103,7 @@ def test_the_example_of_a_shared_prefix_launches_its_kernels_within_the_context(
     columns = -(-runner.context_length // page_size) * page_size
     runner.set_page_table(np.full((2, columns), runner.total_tokens, dtype=np.int32))
     step = runner._spare_prompts(1, 16, runner._example_tokens - 1)
-    assert len(runner.launch(step).wait()) == 1
+    assert len(runner.launch(step).wait().tokens) == 1
     assert len(positions) == runner.config.num_layers
     assert positions[0].tolist() == [99] * 16
 

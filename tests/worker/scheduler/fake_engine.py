@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from worker.cache.kv_cache import KVCache
 from worker.cache.radix_cache import common_prefix_length
 from worker.messages import GenerateRequest, SamplingParams, TokenChunk
 from worker.runtime.step_input import StepInput
+from worker.runtime.step_result import StepResult
 from worker.scheduler.scheduler import Scheduler, SchedulerOptions
 from worker.scheduler.step import Step, step_input
 
@@ -32,12 +34,12 @@ def expected_answer(prompt: list[int], max_new_tokens: int, eos: int | None = No
     return text[len(prompt) :]
 
 
-class FakeTokens:
-    def __init__(self, tokens: list[int]) -> None:
-        self._tokens = tokens
+@dataclass(frozen=True)
+class FakeResult:
+    result: StepResult
 
-    def wait(self) -> list[int]:
-        return self._tokens
+    def wait(self) -> StepResult:
+        return self.result
 
 
 class FakeEngine:
@@ -88,7 +90,7 @@ class FakeEngine:
         self.chunks: dict[str, list[TokenChunk]] = {}
         self.fail_next: Exception | None = None
 
-    def _launch(self, step: Step) -> FakeTokens:
+    def _launch(self, step: Step) -> FakeResult:
         self.steps.append(step)
         given = step_input(step, self.cache)
         if self.fail_next is not None:
@@ -114,7 +116,7 @@ class FakeEngine:
                 self.next_tokens[row] = next_token(text)
                 sampled.append(int(self.next_tokens[row]))
         self.computed_tokens += len(given.out_slots)
-        return FakeTokens(sampled)
+        return FakeResult(StepResult(sampled))
 
     def _check_shared_lens(self, given: StepInput) -> None:
         """They are what the page table says; whoever shares more stands no further away."""
