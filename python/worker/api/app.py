@@ -10,6 +10,7 @@ from . import control, native
 from .errors import install_error_handlers
 from .middleware import ApiKeyMiddleware, RequestIdMiddleware
 from .openai import chat, completions, models, tokenization
+from .openai.responses.routes import install_responses
 from .service import WorkerService
 
 
@@ -20,6 +21,7 @@ def build_app(service: WorkerService) -> ASGIApp:
     install_error_handlers(app)
     for module in (native, chat, completions, models, tokenization, control):
         app.include_router(module.router)
+    install_responses(app, service)
     if service.server_args.enable_metrics:
         from .metrics import install_metrics  # prometheus_client need not be loaded without
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -49,6 +49,24 @@ async def read_body(request: Request, model: type[_Model]) -> _Model:
         raise from_validation_error(error) from None
 
 
+def read_query(request: Request, model: type[_Model]) -> _Model:
+    """What stands behind the `?` of the address, checked; a list is written `name[]=value`.
+
+    Raises ApiError 400 if it is wrong.
+    """
+    lists: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
+        lists.setdefault(name, []).append(value)
+    given = {
+        name.removesuffix("[]"): values if name.endswith("[]") else values[-1]
+        for name, values in lists.items()
+    }
+    try:
+        return model.model_validate(given, strict=False)
+    except ValidationError as error:
+        raise from_validation_error(error) from None
+
+
 def json_response(content: Any) -> Response:
     """An answer of status 200."""
     return Response(orjson.dumps(content), media_type="application/json")
@@ -83,20 +101,29 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
+def _error_event(error: ApiError) -> bytes:
+    return b"data: " + error.body() + b"\n\n"
+
+
 class EventStream(Response):
     """Server-sent events as they are made.
 
     An error before the first of them is an ordinary answer with its status; a later one is the last
-    event. Unlike Starlette's StreamingResponse this watches for the client's leaving in every
-    version of ASGI, and closes the generator at once.
+    event, which `failure` writes. Unlike Starlette's StreamingResponse this watches for the
+    client's leaving in every version of ASGI, and closes the generator at once.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        failure: Callable[[ApiError], bytes] = _error_event,
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events = events
+        self._failure = failure
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,13 +142,13 @@ class EventStream(Response):
             except ApiError as error:
                 if not self._started:
                     raise
-                await self._send(send, b"data: " + error.body() + b"\n\n")
+                await self._send(send, self._failure(error))
             except Exception:
                 if not self._started:
                     raise
                 logger.exception("a stream failed")
                 error = ApiError(500, "The worker failed to go on; its log says why")
-                await self._send(send, b"data: " + error.body() + b"\n\n")
+                await self._send(send, self._failure(error))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, content: bytes) -> None:

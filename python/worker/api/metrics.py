@@ -44,6 +44,7 @@ _FUNCTIONS = {
     "/generate": "generate_request",
     "/v1/chat/completions": "openai_v1_chat_completions",
     "/v1/completions": "openai_v1_completions",
+    "/v1/responses": "openai_v1_responses",
 }
 
 

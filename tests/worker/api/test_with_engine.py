@@ -42,8 +42,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = write_tiny_tokenizer(tmp_path_factory.mktemp("model"))
     (folder / "config.json").write_text(json.dumps(CONFIG))
     status_read, status_write = os.pipe()
+    storage = str(tmp_path_factory.mktemp("storage"))
     arguments = ["--load-format", "dummy", "--max-total-tokens", "2048", "--port", "0"]
     arguments += ["--model-path", str(folder), "--random-seed", "1", "--num-threads", "1"]
+    arguments += ["--file-storage-path", storage]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "worker.launch_server", *arguments],
         env={**os.environ, "RADIXFLEET_STATUS_FD": str(status_write)},
@@ -130,6 +132,30 @@ async def test_samples_share_the_prompt_and_the_first_is_that_of_one_alone(
     assert len(set(texts)) == 3
     cached = sorted(answer["meta_info"]["cached_tokens"] for answer in answers.json())
     assert cached == [0, 79, 79]
+    assert_nothing_is_held(await idle_state(http))
+
+
+async def test_each_turn_of_a_conversation_finds_the_last_one_cached(
+    http: httpx.AsyncClient,
+) -> None:
+    assert (await http.post("/flush_cache")).status_code == 200
+    body = {"instructions": "Be brief.", "temperature": 0, "max_output_tokens": 9}
+    body |= {"ignore_eos": True, "previous_response_id": None}
+    messages: list[dict[str, str]] = [{"role": "system", "content": "Be brief."}]
+    known = 0
+    for text in ("in the beginning", "and then", "in the end"):
+        answer = (await http.post("/v1/responses", json={**body, "input": text})).json()
+        assert answer["status"] == "incomplete"
+        usage = answer["usage"]
+        assert usage["input_tokens_details"]["cached_tokens"] >= known
+        known = usage["input_tokens"] - 1
+        body["previous_response_id"] = answer["id"]
+        said = answer["output"][0]["content"][0]["text"]
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
+    chat = {"messages": messages[:-1], "temperature": 0, "max_tokens": 9, "ignore_eos": True}
+    same = (await http.post("/v1/chat/completions", json=chat)).json()
+    assert same["choices"][0]["message"]["content"] == said
+    assert same["usage"]["prompt_tokens"] == usage["input_tokens"]
     assert_nothing_is_held(await idle_state(http))
 
 

@@ -20,7 +20,7 @@ from ..http_exchange import (
 )
 from ..openapi import takes
 from ..service import WorkerService, service_of
-from .chat_prompt import chat_prompt
+from .chat_prompt import chat_prompt, with_template_stops
 from .requests import text_requests
 from .types import ChatBody
 from .usage import usage_of
@@ -41,7 +41,7 @@ async def chat_completions(request: Request) -> Response:
         continue_final_message=body.continue_final_message,
     )
     requests = text_requests(
-        service, _with_stops(service, body), prompt, rid=name, param="messages"
+        service, with_template_stops(service, body), prompt, rid=name, param="messages"
     )
     answer = {
         "id": name,
@@ -57,15 +57,6 @@ async def chat_completions(request: Request) -> Response:
     choices = [_choice(output) for output in outputs]
     usage = usage_of(outputs, body.samples, service.server_args.enable_cache_report)
     return json_response({**answer, "choices": choices, "usage": usage})
-
-
-def _with_stops(service: WorkerService, body: ChatBody) -> ChatBody:
-    """With what the template, too, ends an answer at."""
-    template = service.tokenizer.chat_template
-    assert template is not None
-    stops = body.stop + template.stop_strings
-    stop_token_ids = body.stop_token_ids + template.stop_token_ids
-    return body.model_copy(update={"stop": stops, "stop_token_ids": stop_token_ids})
 
 
 def _choice(output: TextOutput) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""The Response object: one answer, from its beginning to how it ended."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ....tokenization.text_output import TextOutput
+from ...errors import ApiError
+from .prompt import response_id
+from .store import Item
+from .types import ResponseBody, output_text
+
+# By the reason of the answer's end.
+_STATUSES = {"stop": "completed", "length": "incomplete", "abort": "cancelled"}
+
+# What requests cannot ask for here.
+_ABSENT = (
+    "access_programs",
+    "conversation",
+    "image",
+    "input_transformations",
+    "moderation",
+    "prompt",
+    "prompt_cache_diagnostics",
+    "prompt_cache_options",
+    "tool_usage",
+)
+
+
+@dataclass(frozen=True)
+class ResponseForm:
+    """What is known of a response before it ends, its id's `key` and what its request said.
+
+    `caches_prompts` is false where the engine has no prefix cache.
+    """
+
+    key: str
+    body: ResponseBody
+    model: str
+    caches_prompts: bool = True
+    created_at: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def id(self) -> str:
+        """That of the response."""
+        return response_id(self.key)
+
+    @property
+    def message_id(self) -> str:
+        """That of its one item."""
+        return f"msg_{self.key}"
+
+    def message(self, status: str, text: str | None = None) -> Item:
+        """The item; without `text` it has no part yet."""
+        content = [] if text is None else [output_text(text)]
+        name = {"id": self.message_id, "type": "message", "role": "assistant"}
+        return {**name, "status": status, "content": content}
+
+    def begun(self) -> dict[str, Any]:
+        """The object while the answer is being made."""
+        return self._object("in_progress", [])
+
+    def ended(self, output: TextOutput) -> dict[str, Any]:
+        """The object with the answer. One that was aborted on purpose is "cancelled"."""
+        status = _STATUSES[output.finish_reason or "abort"]
+        complete = status == "completed"
+        message = self.message("completed" if complete else "incomplete", output.text)
+        return {
+            **self._object(status, [message]),
+            "completed_at": int(time.time()) if complete else None,
+            "incomplete_details": _INCOMPLETE if status == "incomplete" else None,
+            "usage": self._usage(output),
+        }
+
+    def failed(self, text: str, error: ApiError) -> dict[str, Any]:
+        """The object with what there was when the engine failed."""
+        return {
+            **self._object("failed", [self.message("incomplete", text)]),
+            "error": {"code": "server_error", "message": error.message},
+        }
+
+    def _object(self, status: str, output: list[Item]) -> dict[str, Any]:
+        body = self.body
+        reasoning = body.reasoning
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created_at,
+            "status": status,
+            "background": False,
+            "completed_at": None,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls,
+            "metadata": body.metadata or {},
+            "model": body.model or self.model,
+            "output": output,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": body.previous_response_id,
+            "prompt_cache_key": body.prompt_cache_key,
+            "prompt_cache_retention": body.prompt_cache_retention,
+            "reasoning": {"effort": reasoning.effort if reasoning else None, "summary": None},
+            "safety_identifier": body.safety_identifier,
+            "service_tier": "default",
+            "store": body.store is not False,
+            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "text": {"format": {"type": "text"}, "verbosity": "medium"},
+            "tool_choice": body.tool_choice or "auto",
+            "tools": [],
+            "top_logprobs": 0,
+            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "truncation": body.truncation or "disabled",
+            "usage": None,
+            "user": body.user,
+            **dict.fromkeys(_ABSENT),
+        }
+
+    def _usage(self, output: TextOutput) -> dict[str, Any]:
+        """Of the prompt, what was not in the prefix cache is written to it."""
+        written = output.prompt_tokens - output.cached_tokens if self.caches_prompts else 0
+        return {
+            "input_tokens": output.prompt_tokens,
+            "input_tokens_details": {
+                "cached_tokens": output.cached_tokens,
+                "cache_write_tokens": written,
+            },
+            "output_tokens": output.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": output.prompt_tokens + output.completion_tokens,
+        }
+
+
+_INCOMPLETE = {"reason": "max_output_tokens"}

@@ -1,0 +1,233 @@
+"""The bodies of /v1/responses: OpenAI's documented fields, and those of ours for sampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from ...fields import RequestModel, TokenCount, only
+from ..types import OtherPart, TextBody
+from .store import Item
+
+
+class InputText(RequestModel):
+    """What a user or a developer writes."""
+
+    type: Literal["input_text"]
+    text: str
+    prompt_cache_breakpoint: Annotated[Any, only(None)] = None
+
+
+class OutputText(RequestModel):
+    """What an assistant wrote. Annotations and log-probabilities are no part of a prompt."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+def _part_kind(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "output_text":
+        return "<output>"
+    return "<other>" if isinstance(kind, str) and kind != "input_text" else "<input>"
+
+
+Part = Annotated[
+    Annotated[InputText, Tag("<input>")]
+    | Annotated[OutputText, Tag("<output>")]
+    | Annotated[OtherPart, Tag("<other>")],
+    Discriminator(_part_kind),
+]
+
+
+def _list_or_text(value: Any) -> str:
+    return "<list>" if isinstance(value, list) else "<text>"
+
+
+class Message(RequestModel):
+    """A message of anybody; `id` and `status` are there when it was an item of an answer."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<list>")],
+        Discriminator(_list_or_text),
+    ]
+    id: str | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+    phase: Literal["commentary", "final_answer"] | None = None
+
+    def item(self, key: str) -> Item:
+        """As the API shows it; `key` makes an id for one that has none."""
+        content = self.content
+        texts = [content] if isinstance(content, str) else [_text(part) for part in content]
+        name = {"id": self.id or f"msg_{key}", "type": "message", "role": self.role}
+        return {**name, "status": self.status or "completed", "content": self._parts(texts)}
+
+    def _parts(self, texts: list[str]) -> list[Item]:
+        if self.role == "assistant":
+            return [output_text(text) for text in texts]
+        return [{"type": "input_text", "text": text} for text in texts]
+
+
+def _text(part: InputText | OutputText | OtherPart) -> str:
+    assert not isinstance(part, OtherPart)  # its type has no value that is taken
+    return part.text
+
+
+def output_text(text: str) -> Item:
+    """The part of a message that an assistant writes."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+class Reasoning(RequestModel):
+    """How an assistant came to an answer. Kept, but no part of a prompt: chat templates leave the
+    thoughts of earlier turns out.
+    """
+
+    type: Literal["reasoning"]
+    id: str | None = None
+    summary: list[Any] = Field(default_factory=list)
+    content: list[Any] | None = None
+    encrypted_content: str | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+    def item(self, key: str) -> Item:
+        """As the API shows it; `key` makes an id for one that has none."""
+        return {**self.model_dump(exclude_none=True), "id": self.id or f"rs_{key}"}
+
+
+class ItemReference(RequestModel):
+    """Stands for an item of a response that is stored."""
+
+    type: Literal["item_reference"] | None = None
+    id: str
+
+
+class OtherItem(RequestModel):
+    """Tool calls, their outputs and the like, whatever their fields."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Annotated[Any, only()]
+
+
+def _item_kind(item: Any) -> str:
+    kind = item.get("type", "message") if isinstance(item, dict) else "message"
+    if kind in (None, "message") and isinstance(item, dict) and "role" not in item and "id" in item:
+        return "<item_reference>"
+    known = ("message", "reasoning", "item_reference")
+    return f"<{kind}>" if kind in known else "<other>"
+
+
+InputItem = Annotated[
+    Annotated[Message, Tag("<message>")]
+    | Annotated[Reasoning, Tag("<reasoning>")]
+    | Annotated[ItemReference, Tag("<item_reference>")]
+    | Annotated[OtherItem, Tag("<other>")],
+    Discriminator(_item_kind),
+]
+
+
+class TextConfig(RequestModel):
+    """What an answer's text looks like."""
+
+    format: Annotated[Any, only(None, {"type": "text"})] = None
+    verbosity: Annotated[Any, only(None, "medium")] = None
+
+
+class ReasoningConfig(RequestModel):
+    """How long to think: the supported models do not choose."""
+
+    effort: Annotated[Any, only(None, "none")] = None
+    summary: Annotated[Any, only(None)] = None
+    generate_summary: Annotated[Any, only(None)] = None
+    context: Annotated[Any, only(None, "auto")] = None
+    mode: Annotated[Any, only(None, "standard")] = None
+
+
+class PromptBody(RequestModel):
+    """What a prompt is made of: the body of POST /v1/responses/input_tokens.
+
+    `instructions` come first, then the conversation up to `previous_response_id`, then `input`.
+    """
+
+    model: str = ""
+    input: (
+        Annotated[
+            Annotated[str, Tag("<text>")] | Annotated[list[InputItem], Tag("<list>")],
+            Discriminator(_list_or_text),
+        ]
+        | None
+    ) = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    truncation: Literal["auto", "disabled"] | None = "disabled"
+    # Further variables for the chat template: an addition of ours.
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    parallel_tool_calls: bool | None = True
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    tools: Annotated[Any, only(None, [])] = None
+    tool_choice: Annotated[Any, only(None, "none", "auto")] = None
+    conversation: Annotated[Any, only(None)] = None
+    personality: Annotated[Any, only(None)] = None
+
+
+class ResponseBody(PromptBody, TextBody):
+    """The body of POST /v1/responses. Without a limit the answer may fill the context."""
+
+    max_output_tokens: TokenCount | None = None
+    store: bool | None = True
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[str, Field(max_length=64)],
+                Annotated[str, Field(max_length=512)],
+            ],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+    # Without tools there are no calls to bound.
+    max_tool_calls: TokenCount | None = None
+
+    # What OpenAI's own platform does with a request, and this server does not.
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Annotated[Any, only(None, "in_memory")] = None
+    prompt_cache_options: Annotated[Any, only(None)] = None
+    access_programs: Annotated[Any, only(None)] = None
+    background: Annotated[Any, only(False, None)] = None
+    context_management: Annotated[Any, only(None, [])] = None
+    image: Annotated[Any, only(None)] = None
+    include: Annotated[Any, only(None, [])] = None
+    moderation: Annotated[Any, only(None)] = None
+    prompt: Annotated[Any, only(None)] = None
+    top_logprobs: Annotated[Any, only(0, None)] = None
+
+    @property
+    def token_limit(self) -> tuple[str, int | None]:
+        return "max_output_tokens", self.max_output_tokens
+
+
+class RetrieveQuery(RequestModel):
+    """What may stand behind the address of a response: nothing that changes the answer."""
+
+    include: Annotated[list[str], only([])] = Field(default_factory=list)
+    stream: Annotated[bool, only(False)] = False
+    include_obfuscation: Annotated[bool, only(False)] = False
+    starting_after: Annotated[int | None, only(None)] = None
+
+
+class ItemsQuery(RequestModel):
+    """Which items of a response to list: `limit` of them, behind the one called `after`."""
+
+    after: str | None = None
+    include: Annotated[list[str], only([])] = Field(default_factory=list)
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
