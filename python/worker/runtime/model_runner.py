@@ -207,14 +207,17 @@ class ModelRunner:
         """Compute a prompt of `prompt_tokens` tokens in the spare slot, on a GPU.
 
         It compiles what prefill and steps of few tokens need, with `prefix_sharing` also prefill
-        after a shared prefix, and takes the memory that the largest chunk will take. Raises
-        OutOfMemory if there is not so much left.
+        after a shared prefix, and takes the memory that the largest chunk will take, also where all
+        of it is to be known. Raises OutOfMemory if there is not so much left.
         """
         if self.device.type == "cpu":
             return
         try:
-            for tokens in (1, 2, prompt_tokens):  # one token has kernels of its own, so have few
+            for tokens in (1, 2):  # one token has kernels of its own, so have few
                 self.launch(self._spare_prompts(tokens)).wait()
+            largest = self._spare_prompts(prompt_tokens)
+            self.launch(largest).wait()
+            self.launch(_with_all_known(largest)).wait()
             if prefix_sharing and self._backend.shares_prefixes:
                 shared = self._example_tokens - 1
                 self.launch(self._spare_prompts(1, _EXAMPLE_PROMPTS, shared)).wait()
@@ -320,3 +323,11 @@ class ModelRunner:
         """
         with forward_context(self._backend, batch):
             return self.model(batch.input_ids, batch.positions)
+
+
+def _with_all_known(step: StepInput) -> StepInput:
+    """`step` with log-probabilities and hidden states of all its tokens."""
+    rows = np.arange(len(step.prompt_ids), dtype=np.int32)
+    nothing = np.empty((len(rows), 0), dtype=np.int32)
+    scoring = Scoring(rows, targets=step.prompt_ids, top=1, token_ids=nothing)
+    return replace(step, prompt_scoring=scoring, state_rows=rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +15,7 @@ from ..sampling.logprobs import Logprobs, Scoring
 _NO_ROWS = np.empty(0, dtype=np.int32)
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """What a step finds out for one of its requests. Rows are places in the request's text.
 
     sequence: its index in the step; first_row: the first one that the step computes of it
@@ -131,10 +129,11 @@ def _append(
     """Some `places` of a step, where others may have asked for more, become part of `known`."""
     known.chosen.extend(found.chosen[places].tolist())
     if options.top:
-        tokens = found.top_tokens[places, : options.top].tolist()
-        values = found.top[places, : options.top].tolist()
-        pairs = zip(tokens, values, strict=True)
-        known.top.extend(list(zip(*place, strict=True)) for place in pairs)
+        tokens = found.top_tokens[places, : options.top]
+        values = found.top[places, : options.top].ravel().tolist()
+        pairs = list(zip(tokens.ravel().tolist(), values, strict=True))
+        width = tokens.shape[1]
+        known.top.extend(pairs[i : i + width] for i in range(0, len(pairs), width))
     if options.token_ids:
         known.wanted.extend(found.wanted[places, : len(options.token_ids)].tolist())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from worker.config import ServerArgs
 from worker.messages import FinishReason, GenerateRequest, SamplingParams, TokenChunk
+from worker.scheduler.ranks import Followers
 from worker.scheduler.startup import build_scheduler
 
 
@@ -15,7 +16,10 @@ class Engine:
     def __init__(self, model: Path, **args) -> None:
         defaults = {"dtype": "float32", "device": "cpu", "max_total_tokens": 8192, "num_threads": 1}
         server_args = ServerArgs(model_path=str(model), **(defaults | args))
-        self.scheduler, self.ready = build_scheduler(server_args, lambda stage, fraction: None)
+        ranks = Followers(server_args) if server_args.tp_size > 1 else None
+        self.scheduler, self.ready = build_scheduler(
+            server_args, lambda stage, fraction: None, ranks
+        )
         self.cached: dict[str, int] = {}
         self.finish: dict[str, FinishReason] = {}
         self.chunks: dict[str, list[TokenChunk]] = {}

@@ -14,15 +14,27 @@ from worker.cache.radix_cache import common_prefix_length
 from worker.messages import GenerateRequest, SamplingParams, TokenChunk
 from worker.runtime.step_input import StepInput
 from worker.runtime.step_result import StepResult
+from worker.sampling.logprobs import Logprobs, Scoring
 from worker.scheduler.scheduler import Scheduler, SchedulerOptions
 from worker.scheduler.step import Step, step_input
 
 VOCAB = 50
 
 
+def hidden_state(text: np.ndarray) -> int:
+    """What the fake model thinks after `text`: any change of the text changes it."""
+    return zlib.crc32(text.astype(np.int32).tobytes()) % (1 << 24)  # a float32 holds it
+
+
 def next_token(text: np.ndarray) -> int:
-    """What the fake model says after `text`: any change of the text changes it."""
-    return zlib.crc32(text.astype(np.int32).tobytes()) % VOCAB
+    """What the fake model says after `text`."""
+    return hidden_state(text) % VOCAB
+
+
+def log_probabilities(text: np.ndarray) -> np.ndarray:
+    """Of each token after `text`, [VOCAB] float32: no two are equal."""
+    order = np.random.default_rng(hidden_state(text)).permutation(VOCAB)
+    return -1.0 - order.astype(np.float32)
 
 
 def expected_answer(prompt: list[int], max_new_tokens: int, eos: int | None = None) -> list[int]:
@@ -40,6 +52,33 @@ class FakeResult:
 
     def wait(self) -> StepResult:
         return self.result
+
+
+def _result(given: StepInput, sampled: list[int], texts: list[np.ndarray]) -> StepResult:
+    """texts: of each sequence, up to the last token that the step computes"""
+    spans = zip(texts, given.query_lens, strict=True)
+    rows = [text[: len(text) - n + i + 1] for text, n in spans for i in range(n)]
+    scoring, prompts = given.scoring, given.prompt_scoring
+    logprobs = prompt_logprobs = states = None
+    if scoring is not None:
+        before = [texts[given.sampled[place]] for place in scoring.rows]
+        logprobs = _logprobs(scoring, before, np.array(sampled)[scoring.rows])
+    if prompts is not None:
+        prompt_logprobs = _logprobs(prompts, [rows[i] for i in prompts.rows], prompts.targets)
+    if len(given.state_rows):
+        states = np.array([[hidden_state(rows[i])] for i in given.state_rows], dtype=np.float32)
+    return StepResult(sampled, logprobs, prompt_logprobs, states)
+
+
+def _logprobs(scoring: Scoring, before: list[np.ndarray], tokens: np.ndarray) -> Logprobs:
+    values = np.stack([log_probabilities(text) for text in before])
+    best = values.argsort(axis=1)[:, ::-1][:, : scoring.top]
+    return Logprobs(
+        values[np.arange(len(tokens)), tokens],
+        best,
+        np.take_along_axis(values, best, axis=1),
+        np.take_along_axis(values, scoring.token_ids, axis=1),
+    )
 
 
 class FakeEngine:
@@ -105,18 +144,19 @@ class FakeEngine:
         self.cache.forget_table_changes()
         self._check_shared_lens(given)
         requests = step.decodes + [chunk.request for chunk in step.prefills]
-        sampled = []
+        sampled, texts = [], []
         for i, (row, length) in enumerate(zip(given.rows, given.seq_lens, strict=True)):
             slots = self.table[row, :length]
             assert (slots == self.cache.table[row, :length]).all(), "the device's table is stale"
             assert len(np.unique(slots)) == length
             text, known = self.memory[slots], requests[i].text[:length]
             assert (text[: len(known)] == known).all(), "attention would read wrong KV"
+            texts.append(text)
             if i in given.sampled:
                 self.next_tokens[row] = next_token(text)
                 sampled.append(int(self.next_tokens[row]))
         self.computed_tokens += len(given.out_slots)
-        return FakeResult(StepResult(sampled))
+        return FakeResult(_result(given, sampled, texts))
 
     def _check_shared_lens(self, given: StepInput) -> None:
         """They are what the page table says; whoever shares more stands no further away."""
@@ -142,7 +182,9 @@ class FakeEngine:
         **sampling,
     ) -> None:
         params = SamplingParams(max_new_tokens=max_new_tokens, **sampling)
-        message = GenerateRequest(rid, prompt, params, stream_interval)
+        self.ask(GenerateRequest(rid, prompt, params, stream_interval))
+
+    def ask(self, message: GenerateRequest) -> None:
         self._collect(self.scheduler.add(message))
 
     def step(self) -> None:
