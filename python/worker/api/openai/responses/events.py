@@ -8,7 +8,7 @@ import orjson
 
 from ...errors import ApiError
 from .response import ResponseForm
-from .types import output_text
+from .types import OutputText
 
 # Where the text stands: in the first part of the first item.
 _ITEM = {"output_index": 0}
@@ -27,6 +27,7 @@ class ResponseEvents:
     def begin(self) -> bytes:
         """All that comes before the text."""
         response = self._form.begun()
+        empty = OutputText(text="").model_dump()
         return b"".join(
             (
                 self._event("response.created", response=response),
@@ -34,7 +35,7 @@ class ResponseEvents:
                 self._event(
                     "response.output_item.added", **_ITEM, item=self._form.message("in_progress")
                 ),
-                self._event("response.content_part.added", **self._in_part, part=output_text("")),
+                self._event("response.content_part.added", **self._in_part, part=empty),
             )
         )
 

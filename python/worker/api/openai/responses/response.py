@@ -10,10 +10,12 @@ from ....tokenization.text_output import TextOutput
 from ...errors import ApiError
 from .prompt import response_id
 from .store import Item
-from .types import ResponseBody, output_text
+from .types import OutputText, ResponseBody
 
 # By the reason of the answer's end.
 _STATUSES = {"stop": "completed", "length": "incomplete", "abort": "cancelled"}
+
+_INCOMPLETE = {"reason": "max_output_tokens"}
 
 # What requests cannot ask for here.
 _ABSENT = (
@@ -54,7 +56,7 @@ class ResponseForm:
 
     def message(self, status: str, text: str | None = None) -> Item:
         """The item; without `text` it has no part yet."""
-        content = [] if text is None else [output_text(text)]
+        content = [] if text is None else [OutputText(text=text).model_dump()]
         name = {"id": self.message_id, "type": "message", "role": "assistant"}
         return {**name, "status": status, "content": content}
 
@@ -132,6 +134,3 @@ class ResponseForm:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": output.prompt_tokens + output.completion_tokens,
         }
-
-
-_INCOMPLETE = {"reason": "max_output_tokens"}

@@ -27,8 +27,9 @@ _Result = TypeVar("_Result")
 
 # Another worker's transaction is over long before.
 _LOCK_SECONDS = 10.0
+# How often to look for what is to go, and how much of it goes with one response that comes.
 _SWEEP_SECONDS = 60.0
-_SWEPT_AT_ONCE = 256
+_DROPPED_AT_ONCE = 256
 
 # `previous` is the response that one continues; several may continue the same. `deleted` ones are
 # there for those that continue them, and for nobody else.
@@ -49,14 +50,15 @@ _ADD = "INSERT INTO responses (id, previous, created_at, input, response) VALUES
 
 _GET = "SELECT input, response FROM responses WHERE id = ? AND NOT deleted"
 
-# From the newest to the oldest.
-_CHAIN = """
-WITH RECURSIVE chain AS (
-    SELECT *, 0 AS turn FROM responses WHERE id = ? AND NOT deleted
+# From the oldest to the newest.
+_CONVERSATION = """
+WITH RECURSIVE turns (id, previous, age) AS (
+    SELECT id, previous, 0 FROM responses WHERE id = ? AND NOT deleted
     UNION ALL
-    SELECT responses.*, turn + 1 FROM responses JOIN chain ON responses.id = chain.previous
+    SELECT responses.id, responses.previous, age + 1
+    FROM responses JOIN turns ON responses.id = turns.previous
 )
-SELECT input, response FROM chain ORDER BY turn
+SELECT input, response FROM turns JOIN responses USING (id) ORDER BY age DESC
 """
 
 _HIDE = "UPDATE responses SET deleted = 1 WHERE id = ? AND NOT deleted"
@@ -117,9 +119,8 @@ class ResponseStore:
 
     async def conversation(self, response_id: str) -> list[StoredResponse]:
         """This response after all those that it continues; empty if one of them is not there."""
-        newest_first = await self._run(lambda: list(self._select(_CHAIN, response_id)))
-        whole = newest_first and newest_first[-1].response["previous_response_id"] is None
-        return newest_first[::-1] if whole else []
+        turns = await self._run(lambda: list(self._select(_CONVERSATION, response_id)))
+        return turns if turns and turns[0].response["previous_response_id"] is None else []
 
     async def delete(self, response_id: str) -> bool:
         """Whether there was one. Responses that continue it keep the conversation so far."""
@@ -159,13 +160,9 @@ class ResponseStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
+        with self._database as database:  # which ends it, in one way or the other
+            database.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
 
     def _select(self, query: str, response_id: str) -> Iterator[StoredResponse]:
         for items, response in self._database.execute(query, (response_id,)):
@@ -177,9 +174,8 @@ class ResponseStore:
         row = (key, previous, now, orjson.dumps(items), orjson.dumps(response))
         with self._transaction():
             self._database.execute(_ADD, row)
-        if now >= self._next_sweep:
+        if now >= self._next_sweep and not self._drop_some(now):
             self._next_sweep = now + _SWEEP_SECONDS
-            self._sweep(now)
 
     def _delete(self, response_id: str) -> bool:
         with self._transaction():
@@ -187,18 +183,17 @@ class ResponseStore:
             self._drop(response_id, before=0.0)
         return found
 
-    def _sweep(self, now: float) -> None:
-        while self._drop_oldest(before=now - self._kept_seconds):
-            pass
-        while self._drop_oldest(before=now, down_to=self._max_bytes):
-            pass
+    def _drop_some(self, now: float) -> bool:
+        """Of what is too old or too much; whether there may be more."""
+        expired = self._drop_oldest(before=now - self._kept_seconds)
+        return expired or self._drop_oldest(before=now, down_to=self._max_bytes)
 
     def _drop_oldest(self, before: float, down_to: int = 0) -> bool:
         """Drop some conversations that nobody went on with since `before`, until there are
         `down_to` bytes. Whether there may be more to drop.
         """
         with self._transaction():
-            found = self._database.execute(_OLDEST_LEAVES, (before, _SWEPT_AT_ONCE)).fetchall()
+            found = self._database.execute(_OLDEST_LEAVES, (before, _DROPPED_AT_ONCE)).fetchall()
             for (response_id,) in found:
                 if self._used_bytes() <= down_to:
                     return False

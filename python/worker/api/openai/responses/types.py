@@ -14,7 +14,7 @@ from .store import Item
 class InputText(RequestModel):
     """What a user or a developer writes."""
 
-    type: Literal["input_text"]
+    type: Literal["input_text"] = "input_text"
     text: str
     prompt_cache_breakpoint: Annotated[Any, only(None)] = None
 
@@ -22,10 +22,10 @@ class InputText(RequestModel):
 class OutputText(RequestModel):
     """What an assistant wrote. Annotations and log-probabilities are no part of a prompt."""
 
-    type: Literal["output_text"]
+    type: Literal["output_text"] = "output_text"
     text: str
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
+    annotations: list[Any] = Field(default_factory=list)
+    logprobs: list[Any] | None = Field(default_factory=list)
 
 
 def _part_kind(part: Any) -> str:
@@ -63,24 +63,13 @@ class Message(RequestModel):
     def item(self, key: str) -> Item:
         """As the API shows it; `key` makes an id for one that has none."""
         content = self.content
-        texts = [content] if isinstance(content, str) else [_text(part) for part in content]
-        name = {"id": self.id or f"msg_{key}", "type": "message", "role": self.role}
-        return {**name, "status": self.status or "completed", "content": self._parts(texts)}
-
-    def _parts(self, texts: list[str]) -> list[Item]:
-        if self.role == "assistant":
-            return [output_text(text) for text in texts]
-        return [{"type": "input_text", "text": text} for text in texts]
-
-
-def _text(part: InputText | OutputText | OtherPart) -> str:
-    assert not isinstance(part, OtherPart)  # its type has no value that is taken
-    return part.text
-
-
-def output_text(text: str) -> Item:
-    """The part of a message that an assistant writes."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        if isinstance(content, str):
+            kind = OutputText if self.role == "assistant" else InputText
+            content = [kind(text=content)]
+        parts = [part.model_dump(exclude_none=True) for part in content]
+        name = {"id": f"msg_{key}", "status": "completed"}
+        given = self.model_dump(exclude_none=True, exclude={"content"})
+        return {**name, **given, "content": parts}
 
 
 class Reasoning(RequestModel):
@@ -97,7 +86,7 @@ class Reasoning(RequestModel):
 
     def item(self, key: str) -> Item:
         """As the API shows it; `key` makes an id for one that has none."""
-        return {**self.model_dump(exclude_none=True), "id": self.id or f"rs_{key}"}
+        return {"id": f"rs_{key}", **self.model_dump(exclude_none=True)}
 
 
 class ItemReference(RequestModel):
