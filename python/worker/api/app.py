@@ -6,11 +6,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from .. import __version__
-from . import control, native
 from .errors import install_error_handlers
 from .middleware import ApiKeyMiddleware, RequestIdMiddleware
-from .openai import chat, completions, models, tokenization
-from .openai.responses.routes import install_responses
+from .model_routes import install_routes
 from .service import WorkerService
 
 
@@ -19,9 +17,7 @@ def build_app(service: WorkerService) -> ASGIApp:
     app = FastAPI(title="radixfleet worker", version=__version__)
     app.state.service = service
     install_error_handlers(app)
-    for module in (native, chat, completions, models, tokenization, control):
-        app.include_router(module.router)
-    install_responses(app, service)
+    install_routes(app, service)
     if service.server_args.enable_metrics:
         from .metrics import install_metrics  # prometheus_client need not be loaded without
 

@@ -10,13 +10,13 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from .. import __version__
-from ..messages import SamplingParams
+from ..messages import EmbedRequest, SamplingParams
 from ..tokenization.text_output import TextRequest
 from .errors import ApiError, bad_request
 from .fields import RequestModel
 from .http_exchange import json_response, read_body, unless_disconnected
 from .openapi import takes
-from .service import service_of
+from .service import WorkerService, service_of
 
 router = APIRouter()
 
@@ -38,27 +38,35 @@ async def health(request: Request) -> Response:
 
 @router.get("/health_generate")
 async def health_generate(request: Request) -> Response:
-    """200 when one token could be generated in time, else 503."""
-    service = service_of(request)
-    sampling = SamplingParams(max_new_tokens=1, temperature=0.0, ignore_eos=True)
-    probe = TextRequest(f"health-{uuid.uuid4().hex}", [0], sampling, measured=False)
-    work = asyncio.wait_for(service.run([probe]), ANSWER_SECONDS)
+    """200 when one token could be generated, or embedded, in time, else 503."""
+    work = asyncio.wait_for(_probe(service_of(request)), ANSWER_SECONDS)
     try:
         await unless_disconnected(request.receive, work)
     except TimeoutError as error:
-        raise ApiError(503, f"No token was generated in {ANSWER_SECONDS:g} seconds") from error
+        raise ApiError(503, f"The model did no work in {ANSWER_SECONDS:g} seconds") from error
     return Response()
+
+
+async def _probe(service: WorkerService) -> None:
+    """The smallest request that the model can answer."""
+    rid = f"health-{uuid.uuid4().hex}"
+    if service.engine_info.embedding is not None:
+        await service.engine.embed([EmbedRequest(rid, [0])], measured=False)
+    else:
+        sampling = SamplingParams(max_new_tokens=1, temperature=0.0, ignore_eos=True)
+        await service.run([TextRequest(rid, [0], sampling, measured=False)])
 
 
 @router.get("/get_model_info")
 async def get_model_info(request: Request) -> Response:
     """What the model is."""
-    server_args = service_of(request).server_args
+    service = service_of(request)
+    server_args = service.server_args
     return json_response(
         {
             "model_path": server_args.model_path,
             "tokenizer_path": server_args.tokenizer_path or server_args.model_path,
-            "is_generation": True,
+            "is_generation": service.engine_info.embedding is None,
         }
     )
 
@@ -73,6 +81,8 @@ async def get_server_info(request: Request) -> Response:
     state = msgspec.structs.asdict(await service.engine.state(ANSWER_SECONDS))
     del state["rid"]
     engine = msgspec.structs.asdict(service.engine_info)
+    if engine["embedding"] is not None:
+        engine["embedding"] = msgspec.structs.asdict(engine["embedding"])
     return json_response(
         {
             **arguments,

@@ -1,4 +1,4 @@
-"""The talk with the scheduler: requests out, tokens in, sorted by request."""
+"""The talk with the scheduler: requests out, tokens or vectors in, sorted by request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +15,9 @@ import zmq.asyncio
 
 from ..messages import (
     AbortRequest,
+    Embedding,
+    Embeddings,
+    EmbedRequest,
     FinishReason,
     FlushCache,
     FlushDone,
@@ -53,6 +56,7 @@ class EngineClient:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(FromScheduler)
         self._streams: dict[str, TokenStream] = {}
+        self._embeddings: dict[str, asyncio.Future[Embedding]] = {}
         self._questions: dict[str, asyncio.Future[_Answer]] = {}
         self._question_ids = itertools.count()
         self._last_heard = time.monotonic()
@@ -84,37 +88,58 @@ class EngineClient:
         that are not `measured` are no part of the metrics. Raises ApiError: 400 if a request id is
         in use, 503 if the engine is gone.
         """
-        self._check_alive()
-        rids = {request.rid for request in requests}
-        taken = next((rid for rid in rids if rid in self._streams), None)
-        if taken is not None:
-            raise bad_request(f"A request with rid {taken!r} is running", "rid")
-        if len(rids) < len(requests):
-            raise bad_request("Each request of a list needs a rid of its own", "rid")
+        rids = self._new_rids(requests)
         stream = TokenStream(self, rids, timeout_seconds)
         self._streams.update(dict.fromkeys(rids, stream))
-        if self._metrics is not None and measured:
-            self._metrics.opened(requests)
-        for request in requests:
-            self._send(request)
+        self._start(requests, measured)
         return stream
+
+    async def embed(
+        self,
+        requests: Sequence[EmbedRequest],
+        *,
+        measured: bool = True,
+        timeout_seconds: float | None = None,
+    ) -> list[Embedding]:
+        """What the engine makes of these texts, in their order; a cancellation aborts them.
+
+        Raises ApiError as `open` does, 504 after `timeout_seconds`, and when the engine gives one
+        of the texts up.
+        """
+        self._new_rids(requests)
+        loop = asyncio.get_running_loop()
+        answers = {request.rid: loop.create_future() for request in requests}
+        self._embeddings.update(answers)
+        try:
+            self._start(requests, measured)
+            return await asyncio.wait_for(asyncio.gather(*answers.values()), timeout_seconds)
+        except TimeoutError as error:
+            raise _too_late() from error
+        finally:
+            self.close_stream(answers.keys())
 
     @property
     def open_requests(self) -> int:
         """How many are running or wait for the scheduler to take them up."""
-        return len(self._streams)
+        return len(self._streams) + len(self._embeddings)
 
     def abort(self, prefix: str) -> int:
         """End the requests whose ids begin with `prefix`, and say how many they were.
 
-        Their clients get what there is so far, with "abort" as the reason of its end.
+        Their clients get what there is so far, with "abort" as the reason of its end; of a text to
+        embed there is nothing, and they get an error.
         """
         rids = [rid for rid in self._streams if rid.startswith(prefix)]
         for rid in rids:
             stream = self._streams[rid]
             self.close_stream({rid})
             stream.put(TokenChunk(rid, [], 0, _ABORTED))
-        return len(rids)
+        texts = [rid for rid in self._embeddings if rid.startswith(prefix)]
+        for rid in texts:
+            answer = self._embeddings[rid]
+            self.close_stream({rid})
+            _settle(answer, Embedding(rid, failure=_ABORTED))
+        return len(rids) + len(texts)
 
     async def state(self, timeout_seconds: float) -> SchedulerState:
         """Counts of the scheduler. Raises ApiError 503 if it does not answer in time."""
@@ -147,17 +172,17 @@ class EngineClient:
         error = ApiError(status, message)
         for stream in set(self._streams.values()):
             stream.fail(error)
-        for question in self._questions.values():
+        for question in (*self._questions.values(), *self._embeddings.values()):
             if not question.done():
                 question.set_exception(error)
 
-    def close_stream(self, rids: set[str], *, complete: bool = False) -> None:
+    def close_stream(self, rids: Iterable[str], *, complete: bool = False) -> None:
         """Forget these requests, and tell the scheduler to, as they have not ended.
 
         `complete`: their answers are, by a stop string; else nobody wants them.
         """
         for rid in rids:
-            if self._streams.pop(rid, None) is None:
+            if self._streams.pop(rid, None) is None and self._embeddings.pop(rid, None) is None:
                 continue
             self._send(AbortRequest(rid))
             if self._metrics is not None:
@@ -171,6 +196,13 @@ class EngineClient:
                     self._hand_over(chunk)
                 if self._metrics is not None:
                     self._metrics.received(chunks)
+            case Embeddings(embeddings):
+                for embedding in embeddings:
+                    answer = self._embeddings.pop(embedding.rid, None)
+                    if answer is not None:  # else aborted, and the scheduler did not know yet
+                        _settle(answer, embedding)
+                if self._metrics is not None:
+                    self._metrics.embedded(embeddings)
             case FlushDone(rid) | SchedulerState(rid):
                 question = self._questions.get(rid)
                 if question is not None and not question.done():
@@ -199,6 +231,25 @@ class EngineClient:
         finally:
             del self._questions[question.rid]
 
+    def _new_rids(self, requests: Sequence[GenerateRequest] | Sequence[EmbedRequest]) -> set[str]:
+        """The ids of requests that may start."""
+        self._check_alive()
+        rids = {request.rid for request in requests}
+        taken = next((rid for rid in rids if rid in self._streams or rid in self._embeddings), None)
+        if taken is not None:
+            raise bad_request(f"A request with rid {taken!r} is running", "rid")
+        if len(rids) < len(requests):
+            raise bad_request("Each request of a list needs a rid of its own", "rid")
+        return rids
+
+    def _start(
+        self, requests: Sequence[GenerateRequest] | Sequence[EmbedRequest], measured: bool
+    ) -> None:
+        if self._metrics is not None and measured:
+            self._metrics.opened(requests)
+        for request in requests:
+            self._send(request)
+
     def _question_id(self) -> str:
         return f"question-{next(self._question_ids)}"
 
@@ -209,6 +260,29 @@ class EngineClient:
     def _send(self, message: ToScheduler) -> None:
         if self._failure is None:
             self._requests.send(self._encoder.encode(message), zmq.NOBLOCK)
+
+
+def given_up(reason: FinishReason) -> ApiError:
+    """The error for an answer of which there is no part to give, as somebody aborted it (400) or
+    the engine did.
+    """
+    message = reason.message or "The engine gave the request up"
+    if reason.is_failure:
+        return ApiError(reason.status, message)
+    return ApiError(400, message, code="aborted")
+
+
+def _settle(answer: asyncio.Future[Embedding], embedding: Embedding) -> None:
+    if answer.done():  # cancelled: nobody waits any more
+        return
+    if embedding.failure is None:
+        answer.set_result(embedding)
+    else:
+        answer.set_exception(given_up(embedding.failure))
+
+
+def _too_late() -> ApiError:
+    return ApiError(504, "The request took longer than this server's --request-timeout")
 
 
 class TokenStream:
@@ -238,7 +312,7 @@ class TokenStream:
         """The deadline has passed. What has arrived can still be read, before the error."""
         if self._running:
             self.close()
-            self.fail(ApiError(504, "The request took longer than this server's --request-timeout"))
+            self.fail(_too_late())
 
     async def chunks(self) -> list[TokenChunk]:
         """All that has arrived since the last call, at least one; empty when every request has

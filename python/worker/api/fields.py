@@ -46,6 +46,16 @@ def only(*neutral: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
+def refused(reason: str) -> AfterValidator:
+    """For fields that other models take; `reason` says what is to be given instead."""
+
+    def check(value: Any) -> None:
+        if value is not None:
+            raise PydanticCustomError("unsupported", "{reason}", {"reason": reason})
+
+    return AfterValidator(check)
+
+
 def described(description: str) -> WrapValidator:
     """For unions: errors say what the field takes, not why each member did not fit."""
 

@@ -68,8 +68,9 @@ def read_query(request: Request, model: type[_Model]) -> _Model:
 
 
 def json_response(content: Any) -> Response:
-    """An answer of status 200."""
-    return Response(orjson.dumps(content), media_type="application/json")
+    """An answer of status 200. Numpy's arrays are written as lists."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, media_type="application/json")
 
 
 def event(content: Any) -> bytes:

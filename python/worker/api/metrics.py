@@ -19,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics import MetricWrapperBase
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..messages import GenerateRequest, SchedulerState, TokenChunk
+from ..messages import Embedding, EmbedRequest, GenerateRequest, SchedulerState, TokenChunk
 from .errors import ApiError
 from .http_exchange import arrival
 from .service import WorkerService
@@ -45,6 +45,13 @@ _FUNCTIONS = {
     "/v1/chat/completions": "openai_v1_chat_completions",
     "/v1/completions": "openai_v1_completions",
     "/v1/responses": "openai_v1_responses",
+    "/encode": "encode_request",
+    "/classify": "classify_request",
+    "/v1/embeddings": "openai_v1_embeddings",
+    "/v1/rerank": "v1_rerank_request",
+    "/rerank": "v1_rerank_request",
+    "/v1/score": "v1_score_request",
+    "/score": "v1_score_request",
 }
 
 
@@ -117,7 +124,7 @@ class WorkerMetrics:
 
     # ===== what the engine's client reports =====
 
-    def opened(self, requests: Sequence[GenerateRequest]) -> None:
+    def opened(self, requests: Sequence[GenerateRequest] | Sequence[EmbedRequest]) -> None:
         """These are on their way to the scheduler."""
         arrived = arrival.get() or time.monotonic()
         for request in requests:
@@ -141,6 +148,14 @@ class WorkerMetrics:
                 self.ended(chunk.rid, complete=chunk.finish.kind != "abort")
         self._prompt_tokens.inc(prompt_tokens)
         self._generation_tokens.inc(generated_tokens)
+
+    def embedded(self, embeddings: Sequence[Embedding]) -> None:
+        """Some texts have been embedded, or given up."""
+        done = {each.rid: each.failure is None for each in embeddings if each.rid in self._lives}
+        tokens = sum(self._lives[rid].prompt_tokens for rid, complete in done.items() if complete)
+        self._prompt_tokens.inc(tokens)
+        for rid, complete in done.items():
+            self.ended(rid, complete=complete)
 
     def ended(self, rid: str, *, complete: bool) -> None:
         """A request runs no more. Without its `complete` answer its latencies say nothing."""

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from ..messages import SamplingParams
 from .errors import ApiError, bad_request
 
+# Texts that one call may give to be embedded, ranked or scored: as many as OpenAI embeds.
+MOST_TEXTS = 2048
+
+
+def check_count(count: int, param: str) -> None:
+    """Raises ApiError 400 for an empty list, and for one that is too long."""
+    if not 1 <= count <= MOST_TEXTS:
+        message = f"{param} must have 1 to {MOST_TEXTS} entries, not {count}"
+        raise bad_request(message, param, "invalid_value")
+
 
 @dataclass(frozen=True)
 class PromptLimits:
@@ -59,9 +69,7 @@ class PromptLimits:
         ApiError 400 if the prompt is empty, has ids outside the vocabulary, or leaves no room for
         even one token.
         """
-        if not token_ids:
-            raise bad_request(f"{param}: the prompt has no tokens", param, "invalid_value")
-        self.check_token_ids(token_ids, param)
+        self._check_some(token_ids, param)
         if len(token_ids) < self.longest_request:
             return token_ids
         if not self.auto_truncate:
@@ -69,6 +77,22 @@ class PromptLimits:
         half = self.longest_request // 2
         room = min(max_new_tokens or half, half)
         return token_ids[-max(self.longest_request - room, 1) :]
+
+    def fit_text(self, token_ids: list[int], param: str) -> list[int]:
+        """What an embedding model reads, which needs no room for an answer.
+
+        It loses its end if it is too long and may be cut. Raises ApiError 400 if it is empty, has
+        ids outside the vocabulary, or is too long.
+        """
+        self._check_some(token_ids, param)
+        if len(token_ids) > self.longest_request and not self.auto_truncate:
+            raise bad_request(
+                f"{param} has {len(token_ids)} tokens, but a text can have at most "
+                f"{self.longest_request} ({self._limit})",
+                param,
+                "context_length_exceeded",
+            )
+        return token_ids[: self.longest_request]
 
     def room_after(self, prompt_tokens: int) -> int:
         """How many tokens the answer can have."""
@@ -82,13 +106,21 @@ class PromptLimits:
                 param,
             )
 
-    def _too_long(self, what: str, param: str) -> ApiError:
-        limit = "the KV cache of this worker"
+    def _check_some(self, token_ids: list[int], param: str) -> None:
+        if not token_ids:
+            raise bad_request(f"{param}: the prompt has no tokens", param, "invalid_value")
+        self.check_token_ids(token_ids, param)
+
+    @property
+    def _limit(self) -> str:
         if self.context_length <= self.max_total_tokens:
-            limit = "the context of the model"
+            return "the context of the model"
+        return "the KV cache of this worker"
+
+    def _too_long(self, what: str, param: str) -> ApiError:
         return bad_request(
             f"{what}, but prompt and answer together can have at most "
-            f"{self.longest_request} tokens ({limit})",
+            f"{self.longest_request} tokens ({self._limit})",
             param,
             "context_length_exceeded",
         )

@@ -15,7 +15,7 @@ from fastapi import Request
 from ..config import ServerArgs
 from ..messages import Ready
 from ..tokenization.text_output import TextOutput, TextRequest
-from ..tokenization.tokenizer import Tokenizer
+from ..tokenization.tokenizer import ModelInput, TextOrPair, Tokenizer
 from .engine_client import EngineClient
 from .http_exchange import arrival
 from .logs import abridged
@@ -69,6 +69,12 @@ class WorkerService:
         decode = partial(self.tokenizer.decode_whole, skip_special_tokens=skip_special_tokens)
         return await _map(decode, prompts)
 
+    async def encode_inputs(self, texts: Sequence[TextOrPair]) -> list[ModelInput]:
+        """What an embedding model reads of them; cut under --allow-auto-truncate."""
+        longest = self.limits.longest_request if self.limits.auto_truncate else None
+        size = sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)
+        return await _run(partial(self.tokenizer.encode_inputs, texts, longest), size)
+
     def generate(self, requests: Sequence[TextRequest], stream: bool) -> TextGeneration:
         """Start these requests. The result is to be used in a `with` block."""
         if self.server_args.log_requests:
@@ -88,11 +94,11 @@ class WorkerService:
             self.tokenizer.token_bytes,
             requests,
             interval,
-            timeout_seconds=self._seconds_left(),
+            timeout_seconds=self.seconds_left(),
             log_texts=self.server_args.log_requests,
         )
 
-    def _seconds_left(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """Until the deadline of what is being answered; None if it has none."""
         limit = self.server_args.request_timeout
         if limit == 0.0:
@@ -107,12 +113,12 @@ class WorkerService:
 
 
 async def _map(work: Callable[[_Given], _Made], given: Sequence[_Given]) -> list[_Made]:
-    """In a thread if there is much, so that running streams do not wait for it."""
+    return await _run(lambda: [work(each) for each in given], sum(map(len, given)))
 
-    def run() -> list[_Made]:
-        return [work(each) for each in given]
 
-    return run() if sum(map(len, given)) <= _MUCH_TEXT else await asyncio.to_thread(run)
+async def _run(work: Callable[[], _Made], size: int) -> _Made:
+    """In a thread if there is much to read, so that running streams do not wait for it."""
+    return work() if size <= _MUCH_TEXT else await asyncio.to_thread(work)
 
 
 def service_of(request: Request) -> WorkerService:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from .token_bytes import TokenBytes
 _OLDER_FILES = ("tokenizer.model", "vocab.json", "tekken.json", "tiktoken.model", "vocab.txt")
 _OLDER_FILES += ("sentencepiece.bpe.model",)
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token")
+
+
+TextOrPair = str | tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -49,31 +53,33 @@ class Tokenizer:
         """Token ids; `add_special_tokens` puts a beginning-of-text token first, where wanted."""
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
-    def encode_input(
-        self, text: str, second: str | None = None, longest: int | None = None
-    ) -> ModelInput:
-        """A text, or a pair of them, with all that the model wants around them.
+    def encode_inputs(
+        self, texts: Sequence[TextOrPair], longest: int | None = None
+    ) -> list[ModelInput]:
+        """Texts or pairs of texts, with all that the model wants around them; on all cores.
 
-        Of more than `longest` tokens, texts lose their ends, the longer one first; what stands
-        around them stays.
+        Of more than `longest` tokens, texts lose their ends, the longer of a pair first; what
+        stands around them stays.
         """
-        encoding = self.backend.encode(text, second)
-        if longest is not None and len(encoding.ids) > longest:
-            encoding = self._encode_cut(text, second, longest)
-        return ModelInput(encoding.ids, None if second is None else encoding.type_ids)
+        encodings = self.backend.encode_batch(list(texts))
+        if longest is not None:
+            encodings = [
+                encoding if len(encoding.ids) <= longest else self._encode_cut(text, longest)
+                for text, encoding in zip(texts, encodings, strict=True)
+            ]
+        return [
+            ModelInput(encoding.ids, None if isinstance(text, str) else encoding.type_ids)
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
 
-    def _encode_cut(self, text: str, second: str | None, longest: int) -> tokenizers.Encoding:
-        room = max(longest - self.backend.num_special_tokens_to_add(second is not None), 0)
-        first = self.backend.encode(text, add_special_tokens=False)
-        if second is None:
-            first.truncate(room)
-            return self.backend.post_process(first)
-        other = self.backend.encode(second, add_special_tokens=False)
-        half = (room + (len(first.ids) > len(other.ids))) // 2
-        kept = min(len(first.ids), max(room - len(other.ids), half))
-        first.truncate(kept)
-        other.truncate(room - kept)
-        return self.backend.post_process(first, other)
+    def _encode_cut(self, text: TextOrPair, longest: int) -> tokenizers.Encoding:
+        texts = (text,) if isinstance(text, str) else text
+        room = max(longest - self.backend.num_special_tokens_to_add(len(texts) == 2), 0)
+        parts = [self.backend.encode(each, add_special_tokens=False) for each in texts]
+        lengths = _cut_lengths([len(part.ids) for part in parts], room)
+        for part, length in zip(parts, lengths, strict=True):
+            part.truncate(length)
+        return self.backend.post_process(parts[0], parts[1] if len(parts) == 2 else None)
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text of a continuation: a first space stays, as it follows a prompt."""
@@ -83,6 +89,16 @@ class Tokenizer:
     def decode_whole(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text that these tokens are the encoding of: SentencePiece's first space is none."""
         return self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+
+def _cut_lengths(lengths: list[int], room: int) -> list[int]:
+    """How much stays of one or two texts; the longer one has what an odd `room` is more."""
+    if len(lengths) == 1:
+        return [room]
+    first, other = lengths
+    half = (room + (first > other)) // 2
+    kept = min(first, max(room - other, half))
+    return [kept, room - kept]
 
 
 @dataclass(frozen=True)

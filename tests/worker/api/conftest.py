@@ -23,10 +23,13 @@ from worker.api.http_address import bind, listen
 from worker.api.http_server import HttpServer
 from worker.api.service import WorkerService
 from worker.config import ServerArgs
+from worker.messages import EmbeddingInfo
 from worker.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
-from .fake_scheduler import READY, FakeScheduler
+from ..tokenization.wordpiece_tokenizer import write_wordpiece_tokenizer
+from .embedding_models import EMBEDS, animals
+from .fake_scheduler import READY, FakeScheduler, embed_with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,30 @@ async def worker(start_worker: StartWorker) -> RunningWorker:
     return await start_worker()
 
 
+@pytest.fixture(scope="session")
+def wordpiece(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(write_wordpiece_tokenizer(tmp_path_factory.mktemp("wordpiece")))
+
+
+@pytest.fixture
+def start_embedding(start_worker: StartWorker, wordpiece: Tokenizer) -> StartWorker:
+    """Call it with what the model answers with, `ready=` and server arguments."""
+
+    async def start(info: EmbeddingInfo = EMBEDS, **arguments: Any) -> RunningWorker:
+        ready = {"embedding": info, **arguments.pop("ready", {})}
+        return await start_worker(ready=ready, tokenizer=wordpiece, **arguments)
+
+    return start
+
+
+@pytest.fixture
+async def embeds(start_embedding: StartWorker) -> RunningWorker:
+    """One whose model makes the points of `animals`."""
+    worker = await start_embedding()
+    worker.scheduler.embed_script = embed_with(animals)
+    return worker
+
+
 @asynccontextmanager
 async def _running(
     server_args: ServerArgs, engine_info: Any, tokenizer: Tokenizer
@@ -87,6 +114,7 @@ async def _running(
         ("outbox", zmq.PUSH, "connect"),
     ):
         sockets[name] = context.socket(kind)
+        sockets[name].set_hwm(0)
         channel = "requests" if name in ("requests", "inbox") else "outputs"
         getattr(sockets[name], role)(f"inproc://{channel}")
     engine = EngineClient(zmq.Socket.shadow(sockets["requests"]), sockets["outputs"])

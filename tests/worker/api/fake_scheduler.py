@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +18,9 @@ import zmq.asyncio
 
 from worker.messages import (
     AbortRequest,
+    Embedding,
+    Embeddings,
+    EmbedRequest,
     FinishReason,
     FlushCache,
     FlushDone,
@@ -44,6 +48,16 @@ READY = Ready(
 )
 
 Script = Callable[[GenerateRequest], list[TokenChunk]]
+EmbedScript = Callable[[EmbedRequest], list[Embedding]]
+
+
+def embed_with(values_of: Callable[[EmbedRequest], Sequence[float]]) -> EmbedScript:
+    """Answer each text with these numbers."""
+
+    def script(request: EmbedRequest) -> list[Embedding]:
+        return [Embedding(request.rid, array("f", values_of(request)).tobytes(), 1)]
+
+    return script
 
 
 def answer_with(
@@ -74,14 +88,18 @@ def answer_with(
 
 
 class FakeScheduler:
-    """Answers every request by `script`; what it was asked is in `requests` and `aborted`."""
+    """Answers every request by `script`, every text to embed by `embed_script`; what it was asked
+    is in `requests`, `texts` and `aborted`.
+    """
 
     def __init__(self, inbox: zmq.asyncio.Socket, outbox: zmq.asyncio.Socket) -> None:
         self._inbox = inbox
         self._outbox = outbox
         self._decoder = msgspec.msgpack.Decoder(ToScheduler)
         self.script: Script = answer_with([])
+        self.embed_script: EmbedScript = embed_with(lambda request: [0.6, 0.8, 0.0, 0.0])
         self.requests: list[GenerateRequest] = []
+        self.texts: list[EmbedRequest] = []
         self.aborted: list[str] = []
         self.flush_succeeds = True
         self.answers_questions = True
@@ -99,6 +117,10 @@ class FakeScheduler:
                 self.requests.append(message)
                 for chunk in self.script(message):
                     await self.send(TokenChunks([chunk]))
+            case EmbedRequest():
+                self.texts.append(message)
+                if embeddings := self.embed_script(message):
+                    await self.send(Embeddings(embeddings))
             case AbortRequest(rid):
                 self.aborted.append(rid)
             case FlushCache(rid) if self.answers_questions:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.api.control import AbortBody
+from worker.api.encode import EncodeBody
 from worker.api.fields import RequestModel
+from worker.api.label_score import LabelScoreBody
 from worker.api.native_types import GenerateBody, SamplingFields
+from worker.api.openai.embeddings import EmbeddingBody
 from worker.api.openai.responses.types import PromptBody, ResponseBody
 from worker.api.openai.tokenization import DetokenizeBody, TokenizeBody
 from worker.api.openai.types import ChatBody, CompletionBody
+from worker.api.pair_score import PairScoreBody
+from worker.api.rerank import RerankBody
+from worker.messages import GenerateRequest, TokenChunk, TokenLogprobs
 
 from .conftest import RunningWorker
 from .fake_scheduler import answer_with
@@ -29,7 +36,15 @@ ROUTES: dict[str, tuple[type[RequestModel], dict[str, Any]]] = {
     "/v1/tokenize": (TokenizeBody, {"prompt": "hi"}),
     "/v1/detokenize": (DetokenizeBody, {"tokens": [5]}),
     "/abort_request": (AbortBody, {"rid": "a"}),
+    "/v1/score": (LabelScoreBody, {"query": "a", "items": ["b", "c"], "label_token_ids": [5]}),
 }
+OF_EMBEDDING: dict[str, tuple[type[RequestModel], dict[str, Any]]] = {
+    "/v1/embeddings": (EmbeddingBody, {"input": ["cat", "dog"]}),
+    "/encode": (EncodeBody, {"text": ["cat", "dog"]}),
+    "/v1/rerank": (RerankBody, {"query": "cat", "documents": ["dog", {"text": "car"}]}),
+    "/v1/score": (PairScoreBody, {"text_1": "cat", "text_2": ["dog", "car"]}),
+}
+CASES = [(False, path) for path in ROUTES] + [(True, path) for path in OF_EMBEDDING]
 # A body can name what is not stored.
 NOT_FOUND = ("previous_response_not_found", "item_not_found")
 
@@ -76,12 +91,33 @@ def examples(strategy: st.SearchStrategy[Any]) -> list[Any]:
     return made
 
 
-@pytest.mark.parametrize("path", ROUTES)
-async def test_no_body_breaks_a_route(worker: RunningWorker, path: str) -> None:
-    worker.scheduler.script = answer_with([40, 41])
+def answer(request: GenerateRequest) -> list[TokenChunk]:
+    """Two tokens, each as likely as the labels that are asked for."""
+    chunks = answer_with([40, 41])(request)
+    if request.logprobs is None:
+        return chunks
+    wanted = [-1.0] * len(request.logprobs.token_ids)
+    return [
+        msgspec.structs.replace(
+            chunk,
+            logprobs=TokenLogprobs(
+                [-1.0] * len(chunk.token_ids), [], [wanted] * len(chunk.token_ids)
+            ),
+        )
+        for chunk in chunks
+    ]
+
+
+@pytest.mark.parametrize(("of_embedding", "path"), CASES)
+async def test_no_body_breaks_a_route(
+    worker: RunningWorker, embeds: RunningWorker, of_embedding: bool, path: str
+) -> None:
+    worker.scheduler.script = answer
+    http = embeds.http if of_embedding else worker.http
+    routes = OF_EMBEDDING if of_embedding else ROUTES
     seen = set()
-    for body in examples(bodies(*ROUTES[path])):
-        response = await worker.http.post(path, content=json.dumps(body))
+    for body in examples(bodies(*routes[path])):
+        response = await http.post(path, content=json.dumps(body))
         if response.status_code == 404:
             assert response.json()["error"]["code"] in NOT_FOUND, (body, response.text)
             continue
@@ -96,10 +132,13 @@ async def test_no_body_breaks_a_route(worker: RunningWorker, path: str) -> None:
     assert seen == {200, 400}
 
 
-@pytest.mark.parametrize("path", ROUTES)
-async def test_deep_json_is_refused(worker: RunningWorker, path: str) -> None:
+@pytest.mark.parametrize(("of_embedding", "path"), CASES)
+async def test_deep_json_is_refused(
+    worker: RunningWorker, embeds: RunningWorker, of_embedding: bool, path: str
+) -> None:
+    http = embeds.http if of_embedding else worker.http
     for opening, closing in (("[", "]"), ('{"a":', "}")):
         body = opening * 100_000 + "1" + closing * 100_000
-        response = await worker.http.post(path, content=body)
+        response = await http.post(path, content=body)
         assert response.status_code == 400
         assert response.json()["error"]["code"] == "invalid_json"

@@ -28,13 +28,14 @@ def wordpiece(folder: Path) -> Tokenizer:
 
 
 def test_a_text_stands_between_special_tokens(wordpiece: Tokenizer) -> None:
-    text = " ".join(["cat"] * 20)
-    assert wordpiece.encode_input(text) == ModelInput([CLS, *[CAT] * 20, SEP])
-    assert wordpiece.encode_input("") == ModelInput([CLS, SEP])
+    texts = ["", " ".join(["cat"] * 20)]
+    expected = [ModelInput([CLS, SEP]), ModelInput([CLS, *[CAT] * 20, SEP])]
+    assert wordpiece.encode_inputs(texts) == expected
+    assert wordpiece.encode_inputs([]) == []
 
 
 def test_the_texts_of_a_pair_have_types(wordpiece: Tokenizer) -> None:
-    pair = wordpiece.encode_input("The cat", "dog car car")
+    (pair,) = wordpiece.encode_inputs([("The cat", "dog car car")])
     assert pair.input_ids == [CLS, THE, CAT, SEP, DOG, CAR, CAR, SEP]
     assert pair.token_type_ids == [0, 0, 0, 0, 1, 1, 1, 1]
 
@@ -43,15 +44,15 @@ def test_cuts_are_those_of_the_tokenizers_library(wordpiece: Tokenizer, folder: 
     reference = Backend.from_file(str(folder / "tokenizer.json"))
     reference.no_padding()
     chance = random.Random(5)
-    for _ in range(500):
-        text = " ".join(["cat"] * chance.randrange(12))
-        second = chance.choice([None, " ".join(["dog"] * chance.randrange(12))])
-        longest = chance.randrange(4, 20)
+    texts = [" ".join(["cat"] * chance.randrange(12)) for _ in range(100)]
+    pairs = [(text, " ".join(["dog"] * chance.randrange(12))) for text in texts]
+    for longest in range(3, 20):
         reference.enable_truncation(longest)
-        expected = reference.encode(text, second)
-        got = wordpiece.encode_input(text, second, longest)
-        assert got.input_ids == expected.ids
-        assert got.token_type_ids == (None if second is None else expected.type_ids)
+        expected = [ModelInput(reference.encode(text).ids) for text in texts]
+        assert wordpiece.encode_inputs(texts, longest) == expected
+        encodings = [reference.encode(*pair) for pair in pairs]
+        expected = [ModelInput(encoding.ids, encoding.type_ids) for encoding in encodings]
+        assert wordpiece.encode_inputs(pairs, longest) == expected
 
 
 def test_wordpiece_tokens_have_a_text(wordpiece: Tokenizer) -> None:
@@ -67,8 +68,10 @@ def test_a_text_ends_with_the_token_that_the_configuration_adds(tmp_path: Path) 
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = load_tokenizer(folder)
     (the,) = tokenizer.encode(" the", add_special_tokens=False)
-    assert tokenizer.encode_input(" the") == ModelInput([the, 2])
-    assert tokenizer.encode_input(" the", " the").input_ids == [the, 2, the, 2]
+    (alone,) = tokenizer.encode_inputs([" the"])
+    (pair,) = tokenizer.encode_inputs([(" the", " the")])
+    assert alone == ModelInput([the, 2])
+    assert pair.input_ids == [the, 2, the, 2]
 
 
 @pytest.mark.parametrize("add_eos_token", [True, False])
@@ -76,7 +79,7 @@ def test_a_token_that_the_file_adds_is_not_added_again(tmp_path: Path, add_eos_t
     folder = write_wordpiece_tokenizer(tmp_path)
     config = {"eos_token": "[SEP]", "add_eos_token": add_eos_token}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    assert load_tokenizer(folder).encode_input("the cat").input_ids == [CLS, THE, CAT, SEP]
+    assert load_tokenizer(folder).encode("the cat") == [CLS, THE, CAT, SEP]
 
 
 def test_what_stands_before_texts_stays(tmp_path: Path) -> None:
@@ -86,4 +89,4 @@ def test_what_stands_before_texts_stays(tmp_path: Path) -> None:
     content = json.loads((folder / "tokenizer.json").read_text())
     content["post_processor"]["single"].pop()
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    assert load_tokenizer(folder).encode_input("the cat").input_ids == [CLS, THE, CAT, 4]
+    assert load_tokenizer(folder).encode("the cat") == [CLS, THE, CAT, 4]

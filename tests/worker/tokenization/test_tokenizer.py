@@ -108,7 +108,7 @@ def test_older_files_are_converted_by_transformers(tmp_path: Path) -> None:
 def test_an_older_vocabulary_of_wordpiece_is_converted_by_transformers(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join([*WORDPIECE_SPECIAL, *WORDPIECE_WORDS]))
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    pair = load_tokenizer(tmp_path).encode_input("the cat", "dogs")
+    (pair,) = load_tokenizer(tmp_path).encode_inputs([("the cat", "dogs")])
     assert pair == ModelInput([2, 5, 6, 3, 7, 10, 3], [0, 0, 0, 0, 1, 1, 1])
 
 

@@ -1,0 +1,84 @@
+"""The routes of a worker, by what its model does; those that it cannot answer say what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.routing import APIRoute
+
+from ..messages import EmbeddingInfo
+from . import control, label_score, native
+from .errors import ApiError, bad_request
+from .openai import chat, completions, models, tokenization
+from .openai.responses.routes import install_responses
+from .openai.responses.routes import router as responses
+from .service import WorkerService
+
+_OF_ALL_MODELS = (models, tokenization, control)
+_OF_GENERATION = (native, chat, completions, label_score)
+# By name: their modules load numpy, which a model that generates does not need.
+OF_EMBEDDING = ("/v1/embeddings", "/encode", "/classify", "/v1/rerank", "/rerank")
+
+
+def install_routes(app: FastAPI, service: WorkerService) -> None:
+    """Add all that this worker answers."""
+    for module in _OF_ALL_MODELS:
+        app.include_router(module.router)
+    info = service.engine_info.embedding
+    if info is None:
+        for module in _OF_GENERATION:
+            app.include_router(module.router)
+        install_responses(app, service)
+        app.include_router(_refusing(OF_EMBEDDING, _generates(service)))
+        return
+    routers = embedding_routers()
+    for router in routers:
+        app.include_router(router)
+    generation = (*(module.router for module in _OF_GENERATION), responses)
+    others = _paths(generation) - _paths(routers)
+    app.include_router(_refusing(others, _does_not_generate(service, info)))
+
+
+def embedding_routers() -> list[APIRouter]:
+    """Of models that embed or classify."""
+    from . import encode, pair_score, rerank
+    from .openai import embeddings
+
+    return [module.router for module in (embeddings, encode, rerank, pair_score)]
+
+
+def _paths(routers: Iterable[APIRouter]) -> set[str]:
+    routes = (route for router in routers for route in router.routes)
+    return {route.path for route in routes if isinstance(route, APIRoute)}
+
+
+def _refusing(paths: Iterable[str], error: ApiError) -> APIRouter:
+    """Answers all of `paths` with `error`."""
+    router = APIRouter(include_in_schema=False)
+
+    async def refuse(request: Request) -> Response:
+        return error.response()
+
+    for path in paths:
+        router.add_api_route(path, refuse, methods=["GET", "POST", "PUT", "DELETE"])
+    return router
+
+
+def _generates(service: WorkerService) -> ApiError:
+    return bad_request(
+        f"The model {service.model_name} is served to generate text. To embed or classify with it, "
+        "start the worker with --is-embedding",
+        "model",
+        "unsupported_model",
+    )
+
+
+def _does_not_generate(service: WorkerService, info: EmbeddingInfo) -> ApiError:
+    kind = "an embedding model" if info.kind == "embedding" else "a classification model"
+    return bad_request(
+        f"The model {service.model_name} is served as {kind}, which generates no text. It answers "
+        f"{', '.join(OF_EMBEDDING[:4])} and /v1/score",
+        "model",
+        "unsupported_model",
+    )
