@@ -115,6 +115,64 @@ class GetState(msgspec.Struct, frozen=True, array_like=True, tag="get_state"):
     rid: str
 
 
+class UpdateWeights(msgspec.Struct, frozen=True, array_like=True, tag="update_weights"):
+    """Serve the weights at `model_path` from now on: a path, or the name of an embedded model.
+
+    Like all orders that need an idle engine it is carried out when the requests before it have
+    ended, and those behind it wait. Answered by `OrderDone`.
+    """
+
+    rid: str
+    model_path: str
+    load_format: str = "auto"
+
+
+class ReleaseMemory(msgspec.Struct, frozen=True, array_like=True, tag="release_memory"):
+    """Give back weights and KV cache; needs an idle engine. Until `ResumeMemory`, requests are
+    refused with 503. Answered by `OrderDone`.
+    """
+
+    rid: str
+
+
+class ResumeMemory(msgspec.Struct, frozen=True, array_like=True, tag="resume_memory"):
+    """Undo `ReleaseMemory`. Answered by `OrderDone`."""
+
+    rid: str
+
+
+class GetWeight(msgspec.Struct, frozen=True, array_like=True, tag="get_weight"):
+    """Ask for the first `rows` rows, or numbers of a vector, of the checkpoint's tensor `name`.
+
+    Answered by `WeightValues`, or by `OrderDone` when there are none.
+    """
+
+    rid: str
+    name: str
+    rows: int
+
+
+class StartProfile(msgspec.Struct, frozen=True, array_like=True, tag="start_profile"):
+    """Trace what the engine does, on every rank; the file's name is `path` with the rank behind it.
+
+    With `num_steps` it ends by itself. No `activities` are all that the device has. Answered by
+    `OrderDone`.
+    """
+
+    rid: str
+    path: str
+    num_steps: int | None = None
+    activities: tuple[Literal["CPU", "GPU"], ...] = ()
+    with_stack: bool = False
+    record_shapes: bool = False
+
+
+class StopProfile(msgspec.Struct, frozen=True, array_like=True, tag="stop_profile"):
+    """End the trace. Answered by `OrderDone`, with its files, once they are written."""
+
+    rid: str
+
+
 class FinishReason(msgspec.Struct, frozen=True, array_like=True):
     """Why a request ended: `matched` is the token id for "stop"; `message` says why for "abort".
 
@@ -179,6 +237,23 @@ class FlushDone(msgspec.Struct, frozen=True, array_like=True, tag="flush_done"):
     success: bool
 
 
+class OrderDone(msgspec.Struct, frozen=True, array_like=True, tag="order_done"):
+    """An order was carried out or, without `success`, could not be; `message` is for the user."""
+
+    rid: str
+    success: bool
+    message: str
+    files: tuple[str, ...] = ()
+
+
+class WeightValues(msgspec.Struct, frozen=True, array_like=True, tag="weight"):
+    """Numbers of a weight of `shape`, in float32, row by row."""
+
+    rid: str
+    shape: tuple[int, ...]
+    values: bytes
+
+
 class SchedulerState(msgspec.Struct, frozen=True, array_like=True, tag="state"):
     """Counts at one moment. Token counts are KV slots: free + cached + held = total.
 
@@ -202,7 +277,7 @@ class SchedulerState(msgspec.Struct, frozen=True, array_like=True, tag="state"):
 
 
 class LoadProgress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
-    """How far the start is. `fraction` lies between 0 and 1."""
+    """How far the start, or a long order, is. `fraction` lies between 0 and 1."""
 
     stage: str
     fraction: float
@@ -248,7 +323,17 @@ class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag="start_faile
     error: str
 
 
-ToScheduler = GenerateRequest | EmbedRequest | AbortRequest | FlushCache | GetState
+IdleOrder = UpdateWeights | ReleaseMemory | ResumeMemory
+ControlOrder = IdleOrder | GetWeight | StartProfile | StopProfile
+ControlAnswer = OrderDone | WeightValues
+ToScheduler = GenerateRequest | EmbedRequest | AbortRequest | FlushCache | GetState | ControlOrder
 FromScheduler = (
-    TokenChunks | Embeddings | FlushDone | SchedulerState | LoadProgress | Ready | StartFailed
+    TokenChunks
+    | Embeddings
+    | FlushDone
+    | SchedulerState
+    | ControlAnswer
+    | LoadProgress
+    | Ready
+    | StartFailed
 )

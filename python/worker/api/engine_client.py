@@ -15,6 +15,8 @@ import zmq.asyncio
 
 from ..messages import (
     AbortRequest,
+    ControlAnswer,
+    ControlOrder,
     Embedding,
     Embeddings,
     EmbedRequest,
@@ -24,10 +26,13 @@ from ..messages import (
     FromScheduler,
     GenerateRequest,
     GetState,
+    LoadProgress,
+    OrderDone,
     SchedulerState,
     TokenChunk,
     TokenChunks,
     ToScheduler,
+    WeightValues,
 )
 from .errors import ApiError, bad_request
 
@@ -40,7 +45,7 @@ _QUIET_SECONDS = 1.0
 
 _ABORTED = FinishReason("abort", message="Aborted by /abort_request", status=200)
 
-_Answer = FlushDone | SchedulerState
+_Answer = FlushDone | SchedulerState | ControlAnswer
 
 
 class EngineClient:
@@ -156,6 +161,16 @@ class EngineClient:
         assert isinstance(answer, FlushDone)
         return answer.success
 
+    async def control(self, order: ControlOrder) -> ControlAnswer:
+        """Have an order carried out, however long that takes; its id is set here.
+
+        Raises ApiError if the engine is or goes down.
+        """
+        order = msgspec.structs.replace(order, rid=self._question_id())
+        answer = await self._ask(order, None)
+        assert isinstance(answer, ControlAnswer)
+        return answer
+
     def seconds_since_heard(self) -> float:
         """How long the scheduler has said nothing at all."""
         return time.monotonic() - self._last_heard
@@ -203,10 +218,12 @@ class EngineClient:
                         _settle(answer, embedding)
                 if self._metrics is not None:
                     self._metrics.embedded(embeddings)
-            case FlushDone(rid) | SchedulerState(rid):
+            case FlushDone(rid) | SchedulerState(rid) | OrderDone(rid) | WeightValues(rid):
                 question = self._questions.get(rid)
                 if question is not None and not question.done():
                     question.set_result(message)
+            case LoadProgress():  # of a long order: a sign of life
+                pass
             case _:
                 logger.warning("unexpected message from the scheduler: %s", type(message).__name__)
 
@@ -218,7 +235,9 @@ class EngineClient:
             del self._streams[chunk.rid]
         stream.put(chunk)
 
-    async def _ask(self, question: FlushCache | GetState, timeout_seconds: float) -> _Answer:
+    async def _ask(
+        self, question: FlushCache | GetState | ControlOrder, timeout_seconds: float | None
+    ) -> _Answer:
         self._check_alive()
         answer = asyncio.get_running_loop().create_future()
         self._questions[question.rid] = answer

@@ -31,11 +31,11 @@ _Model = TypeVar("_Model", bound=RequestModel)
 _Result = TypeVar("_Result")
 
 
-async def read_body(request: Request, model: type[_Model]) -> _Model:
-    """The body, checked. Raises ApiError 400 if it is wrong, 413 if it is larger than
-    MAX_BODY_BYTES.
+async def read_body(request: Request, model: type[_Model], *, optional: bool = False) -> _Model:
+    """The body, checked; with `optional`, none at all is as good as an empty object.
 
-    The content type does not matter: a curl without a header is understood.
+    The content type does not matter: a curl without a header is understood. Raises ApiError 400 if
+    it is wrong, 413 if it is larger than MAX_BODY_BYTES.
     """
     body = bytearray()
     async for part in request.stream():
@@ -44,7 +44,7 @@ async def read_body(request: Request, model: type[_Model]) -> _Model:
             raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes")
     arrival.set(time.monotonic())
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(body or b"{}" if optional else body)
     except ValidationError as error:
         raise from_validation_error(error) from None
 

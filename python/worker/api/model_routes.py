@@ -8,14 +8,14 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 
 from ..messages import EmbeddingInfo
-from . import control, label_score, native
+from . import control, control_engine, label_score, native
 from .errors import ApiError, bad_request
 from .openai import chat, completions, models, tokenization
 from .openai.responses.routes import install_responses
 from .openai.responses.routes import router as responses
 from .service import WorkerService
 
-_OF_ALL_MODELS = (models, tokenization, control)
+_OF_ALL_MODELS = (models, tokenization, control, control_engine)
 _OF_GENERATION = (native, chat, completions, label_score)
 # By name: their modules load numpy, which a model that generates does not need.
 OF_EMBEDDING = ("/v1/embeddings", "/encode", "/classify", "/v1/rerank", "/rerank")

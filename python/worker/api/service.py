@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence, Sized
@@ -30,7 +31,7 @@ _Given = TypeVar("_Given", bound=Sized)
 _Made = TypeVar("_Made")
 
 
-@dataclass(frozen=True)
+@dataclass
 class WorkerService:
     """`created` is the time of the start in seconds since 1970."""
 
@@ -54,6 +55,16 @@ class WorkerService:
     def model_name(self) -> str:
         """What /v1/models calls the model."""
         return self.server_args.served_model_name or self.server_args.model_path
+
+    def now_serves(self, model_path: str, load_format: str) -> None:
+        """The weights are others from now on; the tokenizer stays what it was."""
+        tokenizer_path = self.server_args.tokenizer_path or self.server_args.model_path
+        self.server_args = dataclasses.replace(
+            self.server_args,
+            model_path=model_path,
+            load_format=load_format,
+            tokenizer_path=tokenizer_path,
+        )
 
     async def tokenize(
         self, texts: Sequence[str], add_special_tokens: bool = True

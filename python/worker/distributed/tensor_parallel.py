@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -29,6 +31,10 @@ _ENVIRONMENT = {
     "TORCH_NCCL_ENABLE_MONITORING": "0",
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
+
+
+class OtherRankError(RuntimeError):
+    """This rank did its part, another one did not; one line for the user."""
 
 
 class TensorParallel:
@@ -118,6 +124,20 @@ class TensorParallel:
         columns = gathered.transpose(0, 1).reshape(x.shape[0], -1)
         return columns[:, :total].contiguous()
 
+    def assemble(self, part: torch.Tensor, share: Share, dim: int) -> torch.Tensor:
+        """The whole of a tensor of which each rank has the `share` along `dim`, all of one dtype.
+
+        Several may have the same. `part` holds finite numbers, and is returned if all is in it.
+        """
+        if self.size == 1:
+            return part
+        shape = list(part.shape)
+        shape[dim] = share.total
+        whole = part.new_full(shape, float("-inf"))
+        whole.narrow(dim, share.start, len(share)).copy_(part)
+        dist.all_reduce(whole, op=dist.ReduceOp.MAX)
+        return whole
+
     def min(self, value: int, device: torch.device) -> int:
         """The smallest of all ranks' values, on the host: waits for them and for `device`."""
         if self.size == 1:
@@ -125,6 +145,20 @@ class TensorParallel:
         smallest = torch.tensor([value], dtype=torch.int64, device=device)
         dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
         return int(smallest.item())
+
+    @contextlib.contextmanager
+    def together(self, device: torch.device) -> Iterator[None]:
+        """If what is done within fails on any rank, it fails on all.
+
+        A rank's own failure is raised as it is; those without one raise OtherRankError.
+        """
+        failure = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        if not self.min(failure is None, device):
+            raise failure or OtherRankError("another rank could not do its part; its log says why")
 
 
 SINGLE = TensorParallel(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ from .device import (
 from .kv_pool import KVPool, OutOfMemory, pool_tokens
 from .step_input import StepInput
 from .step_result import DeviceResult, PendingResult
-from .weights import load_weights
+from .weights import Checkpoint, load_weights, replace_weights
+from .weights.read import read_weight
 
 Progress = Callable[[str, float], None]
 
@@ -46,6 +48,9 @@ _FEW_TOKENS, _FEW_TOKENS_FP8 = 8, 1
 # so many prompts, or any number of decodes.
 _EXAMPLE_TOKENS = 8192
 _EXAMPLE_PROMPTS = 16
+# What lies in device memory besides the weights.
+_STEP_STATE = ("pool", "next_tokens", "_backend", "_graphs", "_page_table", "_sampling")
+_STEP_STATE += ("_uploader", "_batches")
 
 
 class ModelRunner:
@@ -102,6 +107,7 @@ class ModelRunner:
         )
         if quantization is not None:
             self.model.quantize_weights()
+        self._checkpoint = Checkpoint(model_path, load_format, seed)
         self.weights_bytes = self.model.weights_bytes()
         self.model.pack_weights()
         if fused_decode and not on_cpu and self.dtype.itemsize == 2:
@@ -119,6 +125,11 @@ class ModelRunner:
             device=self.device,
         )
         self.total_tokens = parallel.min(tokens, self.device)
+        self._backend_name = backend or default_backend(self.device)
+        self._allocate_pool()
+
+    def _allocate_pool(self) -> None:
+        """Take memory for keys and values, and put an attention backend over it."""
         self.pool = KVPool.allocate(
             self.total_tokens,
             num_layers=self.config.num_layers,
@@ -127,9 +138,7 @@ class ModelRunner:
             dtype=self.kv_dtype,
             device=self.device,
         )
-        self._backend = attention_backend(
-            backend or default_backend(self.device), self.pool.k, self.pool.v
-        )
+        self._backend = attention_backend(self._backend_name, self.pool.k, self.pool.v)
         self._backend.prepare(self.model.attention_specs, self.dtype)
         self._graphs: DecodeGraphs | None = None
 
@@ -242,6 +251,48 @@ class ModelRunner:
             sampled=np.zeros(1, dtype=np.int32),
             shared_lens=shared_lens,
         )
+
+    # ===== weights and memory, while no step is computed =====
+
+    def update_weights(self, path: Path, load_format: str, progress: Progress) -> None:
+        """Serve the weights at `path` from now on, of the same architecture and sizes.
+
+        All ranks together; see `replace_weights`.
+        """
+        new = replace(self._checkpoint, path=path, load_format=load_format)
+        report = partial(progress, "loading weights")
+        replace_weights(self.model, self._checkpoint, new, self.device, report)
+        self._checkpoint = new
+
+    def weight(self, name: str, rows: int) -> torch.Tensor:
+        """See `read_weight`. All ranks together."""
+        return read_weight(self.model, name, rows)
+
+    def release_memory(self) -> None:
+        """Give back the KV pool, CUDA graphs and all else that steps need; a GPU also the weights,
+        which are kept in the host's memory. May be called twice.
+        """
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.synchronize(self.device)
+            self.model.to("cpu")
+        for name in _STEP_STATE:
+            self.__dict__.pop(name, None)
+        if on_gpu:
+            torch.cuda.empty_cache()
+
+    def resume_memory(self) -> None:
+        """Take weights and KV pool back; `set_page_table` and what follows it come next.
+
+        Raises OutOfMemory if the memory is not free: then nothing was taken.
+        """
+        try:
+            if self.device.type == "cuda":
+                self.model.to(self.device)
+            self._allocate_pool()
+        except torch.OutOfMemoryError:
+            self.release_memory()
+            raise OutOfMemory("the GPU's memory is not free for weights and KV cache") from None
 
     # ===== steps =====
 

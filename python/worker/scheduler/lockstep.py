@@ -1,8 +1,8 @@
 """Schedulers of several ranks in step: told the same, they plan the same batches.
 
 Nothing that a scheduler decides depends on time or on anything else that ranks do not share, and
-every rank samples the same tokens from the same logits. So rank 0 passes on what it was told, once
-a step, and nothing comes back.
+every rank samples the same tokens from the same logits. So rank 0 passes on what it was told, with
+each step and each order about the engine, and nothing comes back.
 """
 
 from __future__ import annotations
@@ -11,15 +11,27 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from ..messages import AbortRequest, FlushCache, GenerateRequest, TokenChunk
+from ..messages import (
+    AbortRequest,
+    ControlAnswer,
+    ControlOrder,
+    FlushCache,
+    GenerateRequest,
+    TokenChunk,
+)
 from .ranks import Follower, Followers, last_to_fail
 from .scheduler import Scheduler
 
-Order = GenerateRequest | AbortRequest | FlushCache
+
+class RunStep(msgspec.Struct, frozen=True, array_like=True, tag="step"):
+    """Plan a batch and launch it."""
+
+
+Order = GenerateRequest | AbortRequest | FlushCache | ControlOrder | RunStep
 
 
 class LeadingScheduler(Scheduler):
-    """Rank 0's: before each step, its followers are told what it was told since the last."""
+    """Rank 0's: before each step or order, followers are told what it was told since the last."""
 
     def __init__(self, *scheduler_args, followers: Followers) -> None:
         super().__init__(*scheduler_args)
@@ -39,11 +51,20 @@ class LeadingScheduler(Scheduler):
         self._orders.append(FlushCache(rid=""))
         return super().flush_cache()
 
+    def control(self, order: ControlOrder) -> ControlAnswer:
+        with last_to_fail(Followers.grace_seconds):
+            self._tell(order)
+            return super().control(order)
+
     def step(self) -> list[TokenChunk]:
         with last_to_fail(Followers.grace_seconds):
-            self._followers.tell(self._encoder.encode(self._orders))
-            self._orders.clear()
+            self._tell(RunStep())
             return super().step()
+
+    def _tell(self, last: ControlOrder | RunStep) -> None:
+        """Pass on what is done now, after all that was told since the last time."""
+        self._followers.tell(self._encoder.encode([*self._orders, last]))
+        self._orders.clear()
 
 
 def follow(scheduler: Scheduler, inbox: Connection) -> None:
@@ -62,5 +83,9 @@ def follow(scheduler: Scheduler, inbox: Connection) -> None:
                     scheduler.abort(rid)
                 case FlushCache():
                     scheduler.flush_cache()
-        with last_to_fail(Follower.grace_seconds):
-            scheduler.step()
+                case RunStep():
+                    with last_to_fail(Follower.grace_seconds):
+                        scheduler.step()
+                case _:
+                    with last_to_fail(Follower.grace_seconds):
+                        scheduler.control(order)

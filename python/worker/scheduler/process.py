@@ -15,10 +15,13 @@ import sys
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, NoReturn
 
+import msgspec
+
 from ..config import ServerArgs
 from ..dependent_process import ParentProcess
 from ..messages import (
     AbortRequest,
+    ControlOrder,
     FlushCache,
     FlushDone,
     GenerateRequest,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     # their way; pyzmq not at all where there is no HTTP process.
     from .batch_log import BatchLog
     from .channel import Channel
+    from .gate import Gate
     from .scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -70,12 +74,13 @@ def _configure_logs(args: ServerArgs, rank: int) -> None:
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s {name}: %(message)s")
 
 
-def serve(scheduler: Scheduler, channel: Channel, log: BatchLog) -> None:
+def serve(scheduler: Scheduler, gate: Gate, channel: Channel, log: BatchLog) -> None:
     """Take messages, step, send what came out; sleeps while there is nothing to do."""
     while True:
         chunks: list[TokenChunk] = []
-        for message in channel.receive(wait=scheduler.is_idle):
-            chunks += _handle(scheduler, channel, log, message)
+        for message in channel.receive(wait=gate.is_idle):
+            chunks += _handle(scheduler, gate, channel, log, message)
+        chunks += gate.open()
         chunks += scheduler.step()
         if chunks:
             channel.send(TokenChunks(chunks))
@@ -83,17 +88,21 @@ def serve(scheduler: Scheduler, channel: Channel, log: BatchLog) -> None:
 
 
 def _handle(
-    scheduler: Scheduler, channel: Channel, log: BatchLog, message: ToScheduler
+    scheduler: Scheduler, gate: Gate, channel: Channel, log: BatchLog, message: ToScheduler
 ) -> list[TokenChunk]:
     match message:
         case GenerateRequest():
-            return scheduler.add(message)
+            return gate.add(message)
         case AbortRequest():
-            scheduler.abort(message.rid)
+            gate.abort(message.rid)
         case FlushCache():
             channel.send(FlushDone(message.rid, scheduler.flush_cache()))
         case GetState():
-            channel.send(scheduler.state(message.rid, log.throughput))
+            state = scheduler.state(message.rid, log.throughput)
+            waiting = state.waiting_requests + gate.waiting_requests
+            channel.send(msgspec.structs.replace(state, waiting_requests=waiting))
+        case _ if isinstance(message, ControlOrder):
+            gate.order(message)
     return []
 
 
@@ -115,6 +124,7 @@ def _lead(args: ServerArgs, parent: ParentProcess, requests: str, outputs: str) 
     try:
         ranks = Followers(args, on_death=parent.fail) if args.tp_size > 1 else None
         from .batch_log import BatchLog
+        from .gate import Gate
         from .startup import build_scheduler
         from .watchdog import Watchdog
 
@@ -129,7 +139,8 @@ def _lead(args: ServerArgs, parent: ParentProcess, requests: str, outputs: str) 
     if args.watchdog_timeout > 0.0:
         Watchdog(scheduler, args.watchdog_timeout, end_hang).start()
     try:
-        serve(scheduler, channel, BatchLog(scheduler, args.decode_log_interval))
+        log = BatchLog(scheduler, args.decode_log_interval)
+        serve(scheduler, Gate(scheduler, channel.send), channel, log)
     except Exception as error:
         _give_up(parent, error, logging.ERROR)
 

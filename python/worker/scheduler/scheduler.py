@@ -13,10 +13,19 @@ import msgspec
 import numpy as np
 
 from ..cache.kv_cache import KVCache
-from ..messages import FinishReason, GenerateRequest, SchedulerState, TokenChunk
+from ..messages import (
+    ControlAnswer,
+    ControlOrder,
+    FinishReason,
+    GenerateRequest,
+    IdleOrder,
+    SchedulerState,
+    TokenChunk,
+)
 from ..runtime.step_result import PendingResult
 from .admission import RESERVE_LIMIT, NewTokenEstimate
 from .details import Details, Wish, hand_out
+from .engine_control import EngineControl
 from .planned_prompts import PlannedPrompts
 from .policy import POLICIES
 from .prefix_order import NOBODY, PrefixOrder
@@ -36,6 +45,12 @@ CONSIDERATE_SHARE = 4
 
 # After so many failed steps in a row the device is taken for broken, and the process ends.
 FAILED_STEPS_LIMIT = 3
+
+_OUT_OF_SERVICE = FinishReason(
+    "abort",
+    message="The worker has released its memory; /resume_memory_occupation takes it back.",
+    status=503,
+)
 
 
 @dataclass(frozen=True)
@@ -96,11 +111,16 @@ class Scheduler:
     `launch` starts computing a step, which ends with a token for each of `step.sampled`. With
     `options.overlap` the next step is planned and launched before the tokens of the last one are
     looked at. Such a step may hold a request that turns out to have ended: its token is dropped.
-    `launched` is what the last `step` launched, None if that was nothing.
+    `launched` is what the last `step` launched, None if that was nothing. `engine` carries out
+    orders; while it has released its memory, requests are refused.
     """
 
     def __init__(
-        self, cache: KVCache, launch: Callable[[Step], PendingResult], options: SchedulerOptions
+        self,
+        cache: KVCache,
+        launch: Callable[[Step], PendingResult],
+        options: SchedulerOptions,
+        engine: EngineControl | None = None,
     ) -> None:
         self.cache = cache
         self.options = options
@@ -110,6 +130,7 @@ class Scheduler:
         self.counters = Counters()
         self.launched: Step | None = None
         self._launch = launch
+        self._engine = engine
         self._flight: _Flight | None = None
         self._chunks: list[TokenChunk] = []
         self._requests: dict[str, Request] = {}
@@ -134,6 +155,8 @@ class Scheduler:
 
     def add(self, message: GenerateRequest) -> list[TokenChunk]:
         """Take a request. One that can never fit is answered at once."""
+        if self._engine is not None and self._engine.released:
+            return [TokenChunk(message.rid, [], 0, _OUT_OF_SERVICE)]
         limit = min(self.options.context_length, self.cache.total_tokens)
         sampling = message.sampling
         room = limit - len(message.input_ids)
@@ -167,6 +190,12 @@ class Scheduler:
             return False
         self.cache.flush()
         return True
+
+    def control(self, order: ControlOrder) -> ControlAnswer:
+        """Carry out an order about the engine, between two steps; see `EngineControl`."""
+        assert self._engine is not None, "the scheduler was made without"
+        assert self.is_idle or not isinstance(order, IdleOrder), "requests are running"
+        return self._engine.carry_out(order)
 
     # ===== a step =====
 

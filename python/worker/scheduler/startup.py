@@ -17,6 +17,7 @@ from ..runtime.cuda_graphs import graph_batch_sizes
 from ..runtime.device import choose_device
 from ..runtime.model_runner import PAGE_TABLE_LIMIT, ModelRunner
 from ..runtime.step_result import PendingResult
+from .engine_control import EngineControl
 from .lockstep import LeadingScheduler
 from .ranks import Follower, Followers, last_to_fail
 from .scheduler import Scheduler, SchedulerOptions
@@ -113,23 +114,29 @@ def _build(
     )
     if on_gpu:
         progress("compiling kernels", 0.0)
-    runner.set_page_table(cache.table)
-    runner.warm_up(
-        min(options.chunked_prefill_size or options.max_prefill_tokens, context_length),
-        prefix_sharing=options.prefix_sharing,
-    )
-    runner.capture_graphs(
-        _graph_batch_sizes(args, max_running), progress, prefix_sharing=options.prefix_sharing
-    )
+
+    def prepare() -> None:
+        runner.set_page_table(cache.table)
+        runner.warm_up(
+            min(options.chunked_prefill_size or options.max_prefill_tokens, context_length),
+            prefix_sharing=options.prefix_sharing,
+        )
+        runner.capture_graphs(
+            _graph_batch_sizes(args, max_running), progress, prefix_sharing=options.prefix_sharing
+        )
+
+    prepare()
+    engine = EngineControl(runner, cache, prepare, progress)
 
     def launch(step: Step) -> PendingResult:
         result = runner.launch(step_input(step, cache))
         cache.forget_table_changes()  # of a launch that fails they are sent again with the next
+        engine.profiler.after_step()
         return result
 
     if isinstance(ranks, Followers):
-        return LeadingScheduler(cache, launch, options, followers=ranks), ready
-    return Scheduler(cache, launch, options), ready
+        return LeadingScheduler(cache, launch, options, engine, followers=ranks), ready
+    return Scheduler(cache, launch, options, engine), ready
 
 
 def _common_seed(seed: int | None, parallel: TensorParallel, device: torch.device) -> int | None:

@@ -1,0 +1,74 @@
+"""Requests and orders in the order in which they came."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from ..messages import (
+    ControlAnswer,
+    ControlOrder,
+    GenerateRequest,
+    IdleOrder,
+    TokenChunk,
+)
+from .scheduler import Scheduler
+
+
+class Gate:
+    """Stands before the scheduler: an order that needs an idle engine waits until the requests
+    before it have ended, and the requests behind it wait for the order.
+
+    Other orders are carried out at once. `answer` is told how they went.
+    """
+
+    def __init__(self, scheduler: Scheduler, answer: Callable[[ControlAnswer], None]) -> None:
+        self._scheduler = scheduler
+        self._answer = answer
+        self._waiting: deque[GenerateRequest | IdleOrder] = deque()  # an order comes first
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits here or in the scheduler."""
+        return not self._waiting and self._scheduler.is_idle
+
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait for an order."""
+        return sum(not isinstance(each, IdleOrder) for each in self._waiting)
+
+    def add(self, request: GenerateRequest) -> list[TokenChunk]:
+        """See `Scheduler.add`."""
+        if self._waiting:
+            self._waiting.append(request)
+            return []
+        return self._scheduler.add(request)
+
+    def abort(self, rid: str) -> None:
+        """See `Scheduler.abort`."""
+        for each in self._waiting:
+            if each.rid == rid:
+                self._waiting.remove(each)
+                return
+        self._scheduler.abort(rid)
+
+    def order(self, order: ControlOrder) -> None:
+        """Carry it out, or have it wait for `open`."""
+        if isinstance(order, IdleOrder):
+            self._waiting.append(order)
+        else:
+            self._answer(self._scheduler.control(order))
+
+    def open(self) -> list[TokenChunk]:
+        """Let through whatever need not wait any more; to be called before each step."""
+        chunks: list[TokenChunk] = []
+        while self._waiting:
+            first = self._waiting[0]
+            if not isinstance(first, IdleOrder):
+                chunks += self._scheduler.add(first)
+            elif self._scheduler.is_idle:
+                self._answer(self._scheduler.control(first))
+            else:
+                break
+            self._waiting.popleft()
+        return chunks
