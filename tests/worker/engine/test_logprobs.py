@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
 from worker.messages import LogprobOptions, SamplingParams, TokenLogprobs
+from worker.sampling import logprobs
 
 from ..checkpoints import VOCAB_SIZE, hf_reference, make_checkpoint
 from .harness import Engine
@@ -54,9 +57,26 @@ def model(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("qwen3"), "qwen3")
 
 
+@pytest.fixture(autouse=True)
+def slices_of_three_places(monkeypatch):
+    monkeypatch.setattr(logprobs, "_SLICE_BYTES", 3 * 4 * VOCAB_SIZE)
+
+
+# Log-probabilities [tokens, vocab] after each token of a text, and hidden states [tokens, hidden].
+Reference = Callable[[tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]]
+
+
 @pytest.fixture(scope="module")
-def reference(model):
-    return hf_reference(model)
+def reference(model) -> Reference:
+    hf_model = hf_reference(model)
+
+    @cache
+    def compute(text: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.inference_mode():
+            output = hf_model(torch.tensor([text]), output_hidden_states=True)
+        return output.logits[0].log_softmax(dim=-1), output.hidden_states[-1][0]
+
+    return compute
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +123,13 @@ def ask(engine: Engine, questions: list[Question]) -> list[str]:
 # ===== what Hugging Face says =====
 
 
-def check(reference, engine: Engine, rid: str, question: Question) -> None:
+def check(reference: Reference, engine: Engine, rid: str, question: Question) -> None:
     """All that `rid` was told, and that each chunk of it says what its tokens want."""
     chunks = engine.chunks[rid]
     answer, options = engine.answer(rid), question.logprobs
     assert len(answer) == question.sampling.max_new_tokens
     text, length = question.prompt + answer, len(question.prompt)
-    with torch.inference_mode():
-        output = reference(torch.tensor([text]), output_hidden_states=True)
-    expected = output.logits[0].log_softmax(dim=-1)
+    expected, expected_states = reference(tuple(text))
     for chunk in chunks:
         assert (chunk.logprobs is None) == (options is None)
         assert (chunk.hidden_states is None) == (not question.hidden_states)
@@ -128,7 +146,7 @@ def check(reference, engine: Engine, rid: str, question: Question) -> None:
         places = slice(min(start, length) - 1, length - 1)
         check_places(expected[places], text[start:length], first.prompt_logprobs, options)
     if question.hidden_states:
-        states = output.hidden_states[-1][0, : max(length, len(text) - 1)]
+        states = expected_states[: max(length, len(text) - 1)]
         rows = [np.frombuffer(chunk.hidden_states, np.float32) for chunk in chunks]
         found = [part.reshape(-1, states.shape[1]) for part in rows]
         assert [len(part) for part in found] == [length] + [1] * (len(chunks) - 1)
