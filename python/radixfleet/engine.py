@@ -22,6 +22,7 @@ from worker.messages import Ready, TokenChunk
 from worker.scheduler.ranks import Followers
 from worker.scheduler.scheduler import Scheduler
 from worker.scheduler.startup import build_scheduler
+from worker.tokenization.native_answer import LogprobWish, meta_info, one_each
 from worker.tokenization.template_source import load_chat_template
 from worker.tokenization.text_output import GenerationAborted, TextOutput, TextRequest
 from worker.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -41,22 +42,21 @@ class Engine:
     def __init__(
         self,
         *,
-        skip_tokenizer_init: bool = False,
         progress: Callable[[str, float], None] | None = None,
         **server_args: Any,
     ) -> None:
         """`server_args` are the fields of ServerArgs: model_path, dtype, max_total_tokens, …
 
-        `skip_tokenizer_init` loads no tokenizer: prompts are `input_ids`, and answers have no text.
-        `progress` is told what is being done at the start, and what share of that is done. Raises
-        TypeError or ValueError for wrong arguments, and what a worker prints as its one line: an
-        error of the model's files, device or memory.
+        With `skip_tokenizer_init` prompts are `input_ids`, and answers have no text. `progress` is
+        told what is being done at the start, and what share of that is done. Raises TypeError or
+        ValueError for wrong arguments, and what a worker prints as its one line: an error of the
+        model's files, device or memory.
 
         With `tp_size` above 1 the other ranks are processes of this one. If one of them dies, this
         process ends with a message and exit code 1.
         """
         self.server_args = ServerArgs(**server_args)
-        self.tokenizer = None if skip_tokenizer_init else _load_tokenizer(self.server_args)
+        self.tokenizer = _load_tokenizer(self.server_args)
         self.info: Ready
         self._live: Scheduler | None
         self._ranks = Followers(self.server_args) if self.server_args.tp_size > 1 else None
@@ -88,6 +88,11 @@ class Engine:
         sampling_params: dict[str, Any] | list[dict[str, Any]] | None = None,
         input_ids: list[int] | list[list[int]] | None = None,
         stream: bool = False,
+        *,
+        return_logprob: bool | list[bool] = False,
+        logprob_start_len: int | list[int] = -1,
+        top_logprobs_num: int | list[int] = 0,
+        return_hidden_states: bool = False,
     ) -> Any:
         """Continue one prompt, or each of a list, given as text or as token ids.
 
@@ -100,11 +105,16 @@ class Engine:
         `sampling_params` there is a list for one prompt, too; the answers to a prompt stand one
         after the other.
 
+        `return_logprob`, `logprob_start_len`, `top_logprobs_num` and `return_hidden_states` add to
+        "meta_info" what they add to that of /generate; hidden states are float32 tensors. They are
+        given for all prompts, the former three also as lists, one each.
+
         Raises ValueError if an argument is wrong or a prompt does not fit, RuntimeError if the
         engine fails or was shut down.
         """
         prompts, single = self._prompts(prompt, input_ids)
-        outputs = self._begin(prompts, sampling_params)
+        wishes = LogprobWish.each(return_logprob, logprob_start_len, top_logprobs_num, len(prompts))
+        outputs = self._begin(prompts, sampling_params, wishes, return_hidden_states)
         single = single and len(outputs) == 1
         if stream:
             return self._stream(outputs, with_index=not single)
@@ -147,42 +157,41 @@ class Engine:
         return [cast(list[int], input_ids)], True
 
     def _begin(
-        self, prompts: list[list[int]], sampling_params: dict | list[dict] | None
+        self,
+        prompts: list[list[int]],
+        sampling_params: dict | list[dict] | None,
+        wishes: list[LogprobWish | None],
+        return_hidden_states: bool,
     ) -> list[TextOutput]:
         """The answers to be, those to a prompt in a row; everything is checked here."""
-        if not isinstance(sampling_params, list):
-            options = [SamplingOptions.of(sampling_params)] * len(prompts)
-        elif len(sampling_params) == len(prompts):
-            options = [SamplingOptions.of(given) for given in sampling_params]
-        else:
-            raise ValueError(
-                f"sampling_params has {len(sampling_params)} entries for {len(prompts)} prompts"
-            )
+        given = one_each("sampling_params", sampling_params, None, len(prompts))
+        options = [SamplingOptions.of(each) for each in given]
         token_bytes = self.tokenizer.token_bytes if self.tokenizer else None
         requests: list[TextRequest] = []
-        for prompt, option in zip(prompts, options, strict=True):
+        for prompt, option, wish in zip(prompts, options, wishes, strict=True):
             if option.stop_strings and token_bytes is None:
                 raise ValueError("without a tokenizer (skip_tokenizer_init) there is no text: stop")
             self._check_token_ids(option.named_tokens)
             request = TextRequest(
                 rid=uuid.uuid4().hex,
                 input_ids=prompt,
-                sampling=option.for_engine(self._room_after(prompt)),
+                sampling=option.for_engine(self._room_after(prompt, option.max_new_tokens)),
                 stop_strings=option.stop_strings,
                 skip_special_tokens=option.skip_special_tokens,
+                logprobs=wish and wish.options(len(prompt)),
+                return_hidden_states=return_hidden_states or self.server_args.return_hidden_states,
             )
             requests += request.samples(option.n)
-        return [
-            TextOutput.begin(request, index, token_bytes) for index, request in enumerate(requests)
-        ]
+        return TextOutput.begin(requests, token_bytes)
 
-    def _room_after(self, prompt: list[int]) -> int:
+    def _room_after(self, prompt: list[int], max_new_tokens: int | None) -> int:
         """How many tokens the answer to `prompt` can have; ValueError if it is no good prompt."""
         if not prompt:
             raise ValueError("the prompt has no tokens")
         self._check_token_ids(prompt)
         longest = min(self.info.context_length, self.info.max_total_tokens)
-        if len(prompt) >= longest:
+        least = 0 if max_new_tokens == 0 else 1
+        if len(prompt) + least > longest:
             raise ValueError(
                 f"the prompt has {len(prompt)} tokens; with its answer it must fit in {longest}"
             )
@@ -242,11 +251,16 @@ class Engine:
                 yield answer | {"index": output.index} if with_index else answer
 
     def _answer(self, output: TextOutput) -> Answer:
-        answer = {"output_ids": output.output_ids.copy(), "meta_info": output.meta_info}
+        meta = meta_info(output)
+        if "hidden_states" in meta:
+            meta["hidden_states"] = list(map(torch.from_numpy, meta["hidden_states"]))
+        answer = {"output_ids": output.output_ids.copy(), "meta_info": meta}
         return answer if self.tokenizer is None else {"text": output.text} | answer
 
 
-def _load_tokenizer(server_args: ServerArgs) -> Tokenizer:
+def _load_tokenizer(server_args: ServerArgs) -> Tokenizer | None:
+    if server_args.skip_tokenizer_init:
+        return None
     template = server_args.chat_template
     return load_tokenizer(
         resolve_model_path(server_args.tokenizer_path or server_args.model_path),

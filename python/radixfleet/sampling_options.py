@@ -21,11 +21,12 @@ _StopString = Annotated[str, Meta(min_length=1)]
 class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """How one answer is made; the same names and defaults as `sampling_params` of POST /generate.
 
-    `max_new_tokens` None means as many as fit. `top_k` -1 means all tokens. `logit_bias` maps token
-    ids to what is added to their logits. `n` is how many answers to make to each prompt.
+    `max_new_tokens` None means as many as fit; 0 computes the prompt alone. `top_k` -1 means
+    all tokens. `logit_bias` maps token ids to what is added to their logits. `n` is how many
+    answers to make to each prompt.
     """
 
-    max_new_tokens: Annotated[int, Meta(ge=1, le=_LARGEST)] | None = 128
+    max_new_tokens: Annotated[int, Meta(ge=0, le=_LARGEST)] | None = 128
     temperature: Annotated[float, Meta(ge=0, le=sys.float_info.max)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Meta(ge=-1, le=_LARGEST)] = -1
@@ -67,7 +68,7 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
 
     def for_engine(self, room: int) -> SamplingParams:
         """With an answer of at most `room` tokens. Raises ValueError if it has to be longer."""
-        max_new_tokens = min(self.max_new_tokens or room, room)
+        max_new_tokens = room if self.max_new_tokens is None else min(self.max_new_tokens, room)
         if self.min_new_tokens > max_new_tokens:
             raise ValueError(
                 f"sampling_params: the answer can have at most {max_new_tokens} tokens, less than "

@@ -91,6 +91,15 @@ class ServerArgs:
         "Where the tokenizer is, if not with the model.",
         shown_default="the model path",
     )
+    skip_tokenizer_init: bool = _option(
+        MODEL,
+        False,
+        "Load no tokenizer: /generate takes input_ids and answers with token_ids; there are no "
+        "routes for text.",
+    )
+    return_hidden_states: bool = _option(
+        MODEL, False, "Return hidden states with every answer of /generate."
+    )
     served_model_name: str | None = _option(
         MODEL, None, "The name that /v1/models reports.", shown_default="the model path"
     )

@@ -57,7 +57,9 @@ def _run(server_args: ServerArgs, report: StartReport) -> int:
         return resolve_model_path(name_or_path, report.progress)
 
     model_path = resolve(server_args.model_path)
-    tokenizer_path = resolve(server_args.tokenizer_path or server_args.model_path)
+    tokenizer_path = None
+    if not server_args.skip_tokenizer_init:
+        tokenizer_path = resolve(server_args.tokenizer_path or server_args.model_path)
     for_scheduler = dataclasses.replace(server_args, model_path=str(model_path))
     scheduler = SchedulerProcess(for_scheduler)
     try:

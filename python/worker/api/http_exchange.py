@@ -74,8 +74,8 @@ def json_response(content: Any) -> Response:
 
 
 def event(content: Any) -> bytes:
-    """One event of a stream."""
-    return b"data: " + orjson.dumps(content) + b"\n\n"
+    """One event of a stream; NumPy arrays are lists."""
+    return b"data: " + orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n\n"
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, _Result]) -> _Result:

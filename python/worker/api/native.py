@@ -8,7 +8,9 @@ from typing import Any, TypeGuard, cast
 
 from fastapi import APIRouter, Request, Response
 
+from ..tokenization.native_answer import LogprobWish, NativeFieldError, meta_info, one_each
 from ..tokenization.text_output import TextOutput, TextRequest
+from ..tokenization.token_bytes import TokenBytes
 from .errors import bad_request
 from .http_exchange import (
     STREAM_END,
@@ -31,16 +33,20 @@ async def generate(request: Request) -> Response:
     """Continue one prompt, or each of a list, once or `n` times.
 
     Several answers come as a list, those to the same prompt one after the other. `max_new_tokens`
-    is cut to what the context leaves.
+    is cut to what the context leaves. Without a tokenizer answers have `token_ids`, and no `text`.
     """
     service = service_of(request)
     body = await read_body(request, GenerateBody)
-    requests = await _requests(service, body)
+    try:
+        requests = await _requests(service, body)
+    except NativeFieldError as error:
+        raise bad_request(str(error), error.field) from error
+    texts = service.tokenizer.token_bytes if body.return_text_in_logprobs else None
     is_list = isinstance(body.text, list) or _is_list_of_lists(body.input_ids) or len(requests) > 1
     if body.stream:
-        return EventStream(_events(service, requests, is_list))
+        return EventStream(_events(service, requests, texts, is_list))
     outputs = await unless_disconnected(request.receive, service.run(requests))
-    answers = [_answer(output) for output in outputs]
+    answers = [_answer(output, texts) for output in outputs]
     return json_response(answers if is_list else answers[0])
 
 
@@ -49,35 +55,46 @@ def _is_list_of_lists(input_ids: Any) -> TypeGuard[list[list[int]]]:
 
 
 async def _events(
-    service: WorkerService, requests: list[TextRequest], is_list: bool
+    service: WorkerService, requests: list[TextRequest], texts: TokenBytes | None, is_list: bool
 ) -> AsyncGenerator[bytes, None]:
-    """Each event holds the whole text so far."""
+    """Each event holds all of its answer so far."""
     with service.generate(requests, stream=True) as generation:
         async for output, _ in generation.updates():
-            answer = _answer(output)
+            answer = _answer(output, texts)
             yield event({**answer, "index": output.index} if is_list else answer)
     yield STREAM_END
 
 
-def _answer(output: TextOutput) -> dict[str, Any]:
-    return {"text": output.text, "meta_info": output.meta_info}
+def _answer(output: TextOutput, texts: TokenBytes | None) -> dict[str, Any]:
+    """`texts` are those of tokens in log-probabilities."""
+    known = {"meta_info": meta_info(output, texts)}
+    if output.detokenizer is None:
+        return {"token_ids": output.output_ids} | known
+    return {"text": output.text} | known
 
 
 async def _requests(service: WorkerService, body: GenerateBody) -> list[TextRequest]:
     prompts = await _prompts(service, body)
-    samplings = _one_each("sampling_params", body.sampling_params, SamplingFields(), len(prompts))
-    rids = _one_each("rid", body.rid, None, len(prompts))
+    samplings = one_each("sampling_params", body.sampling_params, SamplingFields(), len(prompts))
+    rids = one_each("rid", body.rid, None, len(prompts))
+    if isinstance(body.rid, str) and len(prompts) > 1:
+        raise bad_request("rid must be a list when there are several prompts", "rid")
+    wishes = LogprobWish.each(
+        body.return_logprob, body.logprob_start_len, body.top_logprobs_num, len(prompts)
+    )
     counts = {sampling.n or 1 for sampling in samplings}
     if len(counts) > 1:
         raise bad_request("n must be the same for all prompts", "sampling_params")
     (count,) = counts
     param = "text" if body.input_ids is None else "input_ids"
     requests = []
-    for prompt, sampling, rid in zip(prompts, samplings, rids, strict=True):
+    for prompt, sampling, rid, wish in zip(prompts, samplings, rids, wishes, strict=True):
         prompt = service.limits.fit_prompt(prompt, sampling.max_new_tokens, param)
         room = service.limits.room_after(len(prompt))
-        params = sampling.for_engine(min(sampling.max_new_tokens or room, room))
+        limit = room if sampling.max_new_tokens is None else min(sampling.max_new_tokens, room)
+        params = sampling.for_engine(limit)
         service.limits.check_sampling(params, prefix="sampling_params.", least="min_new_tokens")
+        _check_stop_strings(service, sampling)
         request = TextRequest(
             rid=rid or uuid.uuid4().hex,
             input_ids=prompt,
@@ -85,6 +102,9 @@ async def _requests(service: WorkerService, body: GenerateBody) -> list[TextRequ
             stop_strings=sampling.stop,
             skip_special_tokens=sampling.skip_special_tokens,
             measured=body.log_metrics,
+            logprobs=wish and wish.options(len(prompt)),
+            return_hidden_states=body.return_hidden_states
+            or service.server_args.return_hidden_states,
         )
         requests += request.samples(count)
     return requests
@@ -105,14 +125,10 @@ async def _prompts(service: WorkerService, body: GenerateBody) -> list[list[int]
     return prompts
 
 
-def _one_each(name: str, given: Any, default: Any, count: int) -> list[Any]:
-    """`given` for each of `count` prompts: a list is one each already."""
-    if isinstance(given, list):
-        if len(given) != count:
-            raise bad_request(f"{name} has {len(given)} entries for {count} prompts", name)
-        return given
-    if given is None:
-        return [default] * count
-    if name == "rid" and count > 1:
-        raise bad_request("rid must be a list when there are several prompts", name)
-    return [given] * count
+def _check_stop_strings(service: WorkerService, sampling: SamplingFields) -> None:
+    if sampling.stop and service.loaded_tokenizer is None:
+        raise bad_request(
+            "sampling_params.stop: this worker was started with --skip-tokenizer-init, and has no "
+            "text to stop at; use stop_token_ids",
+            "sampling_params.stop",
+        )

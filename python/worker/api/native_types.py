@@ -17,7 +17,6 @@ from .fields import (
     StopStrings,
     StopTokenIds,
     Temperature,
-    TokenCount,
     TopK,
     TopP,
     described,
@@ -28,7 +27,7 @@ from .fields import (
 class SamplingFields(PenaltyFields):
     """How one answer is made. Temperature 0 is greedy."""
 
-    max_new_tokens: TokenCount | None = 128
+    max_new_tokens: LeastTokenCount | None = 128
     temperature: Temperature = 1.0
     top_p: TopP = 1.0
     top_k: TopK = -1
@@ -84,11 +83,19 @@ class GenerateBody(RequestModel):
     stream: bool = False
     log_metrics: bool = True
 
-    # Details of log-probabilities, which return_logprob turns on.
-    logprob_start_len: Any = None
+    # Log-probabilities: return_logprob turns them on, the next two mean nothing without it.
+    return_logprob: Annotated[
+        bool | list[bool] | None, described("a boolean or a list of booleans")
+    ] = None
+    logprob_start_len: Annotated[
+        int | list[int] | None, described("an integer or a list of integers")
+    ] = None
+    top_logprobs_num: Annotated[
+        int | list[int] | None, described("an integer or a list of integers")
+    ] = None
     return_text_in_logprobs: bool = False
-    return_logprob: Annotated[Any, only(False, None)] = False
-    top_logprobs_num: Annotated[Any, only(0, None)] = None
+    return_hidden_states: bool = False
+
     input_embeds: Annotated[Any, only(None)] = None
     image_data: Annotated[Any, only(None)] = None
     modalities: Annotated[Any, only(None)] = None

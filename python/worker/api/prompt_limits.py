@@ -67,15 +67,16 @@ class PromptLimits:
 
         A cut leaves room for `max_new_tokens`, though never for more than half of all. Raises
         ApiError 400 if the prompt is empty, has ids outside the vocabulary, or leaves no room for
-        even one token.
+        even one token, if there are to be any.
         """
         self._check_some(token_ids, param)
-        if len(token_ids) < self.longest_request:
+        least = 0 if max_new_tokens == 0 else 1
+        if len(token_ids) + least <= self.longest_request:
             return token_ids
         if not self.auto_truncate:
             raise self._too_long(f"The prompt has {len(token_ids)} tokens", param)
         half = self.longest_request // 2
-        room = min(max_new_tokens or half, half)
+        room = half if max_new_tokens is None else min(max_new_tokens, half)
         return token_ids[-max(self.longest_request - room, 1) :]
 
     def fit_text(self, token_ids: list[int], param: str) -> list[int]:

@@ -32,10 +32,13 @@ _LAST_WORDS_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class WorkerStart:
-    """All that a worker is made of. `bound` is the socket that HTTP will listen on."""
+    """All that a worker is made of. `bound` is the socket that HTTP will listen on.
+
+    Without a `tokenizer_path` it serves token ids alone.
+    """
 
     server_args: ServerArgs
-    tokenizer_path: Path
+    tokenizer_path: Path | None
     scheduler: SchedulerProcess
     bound: socket.socket
     report: StartReport
@@ -76,7 +79,9 @@ async def _prepare(start: WorkerStart) -> WorkerService:
     return WorkerService(start.server_args, engine_info, tokenizer, engine, int(time.time()))
 
 
-def _load_tokenizer(start: WorkerStart) -> Tokenizer:
+def _load_tokenizer(start: WorkerStart) -> Tokenizer | None:
+    if start.tokenizer_path is None:
+        return None
     try:
         template = start.server_args.chat_template
         source = None if template is None else load_chat_template(template)

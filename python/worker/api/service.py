@@ -16,8 +16,10 @@ from fastapi import Request
 from ..config import ServerArgs
 from ..messages import Ready
 from ..tokenization.text_output import TextOutput, TextRequest
+from ..tokenization.token_bytes import TokenBytes
 from ..tokenization.tokenizer import ModelInput, TextOrPair, Tokenizer
 from .engine_client import EngineClient
+from .errors import bad_request
 from .http_exchange import arrival
 from .logs import abridged
 from .prompt_limits import PromptLimits
@@ -33,13 +35,31 @@ _Made = TypeVar("_Made")
 
 @dataclass
 class WorkerService:
-    """`created` is the time of the start in seconds since 1970."""
+    """`created` is the time of the start in seconds since 1970.
+
+    `loaded_tokenizer` is None under --skip-tokenizer-init.
+    """
 
     server_args: ServerArgs
     engine_info: Ready
-    tokenizer: Tokenizer
+    loaded_tokenizer: Tokenizer | None
     engine: EngineClient
     created: int
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """For all that needs text. Raises ApiError 400 if the worker has none."""
+        if self.loaded_tokenizer is None:
+            raise bad_request(
+                "This worker was started with --skip-tokenizer-init and knows no text; "
+                "use /generate with input_ids"
+            )
+        return self.loaded_tokenizer
+
+    @property
+    def token_bytes(self) -> TokenBytes | None:
+        """What makes text of tokens, if there is a tokenizer."""
+        return self.loaded_tokenizer and self.loaded_tokenizer.token_bytes
 
     @property
     def limits(self) -> PromptLimits:
@@ -90,19 +110,18 @@ class WorkerService:
         """Start these requests. The result is to be used in a `with` block."""
         if self.server_args.log_requests:
             for request in requests:
-                prompt = self.tokenizer.decode(request.input_ids, skip_special_tokens=False)
                 logger.info(
                     "request rid=%s prompt_tokens=%d prompt=%s stop=%s %r",
                     request.rid,
                     len(request.input_ids),
-                    abridged(prompt),
+                    self._shown(request.input_ids),
                     request.stop_strings,
                     request.sampling,
                 )
         interval = self.server_args.stream_interval if stream else 0
         return TextGeneration(
             self.engine,
-            self.tokenizer.token_bytes,
+            self.token_bytes,
             requests,
             interval,
             timeout_seconds=self.seconds_left(),
@@ -116,6 +135,12 @@ class WorkerService:
             return None
         now = time.monotonic()
         return limit - (now - (arrival.get() or now))
+
+    def _shown(self, prompt: list[int]) -> str:
+        """For the log."""
+        if self.loaded_tokenizer is None:
+            return abridged(str(prompt))
+        return abridged(self.loaded_tokenizer.decode(prompt, skip_special_tokens=False))
 
     async def run(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
         """Start these requests and wait for their answers."""

@@ -23,7 +23,7 @@ class TextGeneration:
     def __init__(
         self,
         engine: EngineClient,
-        token_bytes: TokenBytes,
+        token_bytes: TokenBytes | None,
         requests: Sequence[TextRequest],
         stream_interval: int,
         *,
@@ -31,9 +31,7 @@ class TextGeneration:
         log_texts: bool = False,
     ) -> None:
         self._log_texts = log_texts
-        self.outputs = [
-            TextOutput.begin(request, index, token_bytes) for index, request in enumerate(requests)
-        ]
+        self.outputs = TextOutput.begin(requests, token_bytes)
         self._by_rid = {output.request.rid: output for output in self.outputs}
         for_engine = [request.for_engine(stream_interval) for request in requests]
         measured = all(request.measured for request in requests)
@@ -50,7 +48,8 @@ class TextGeneration:
     async def updates(self) -> AsyncIterator[tuple[TextOutput, str]]:
         """Each answer with its new text, whenever there is some, and when it ends (see `finish`).
 
-        Raises ApiError when the engine gives a request up or is gone.
+        Where there is no text to wait for, whenever there are new tokens. Raises ApiError when the
+        engine gives a request up or is gone.
         """
         while chunks := await self._stream.chunks():
             for chunk in chunks:
@@ -65,7 +64,7 @@ class TextGeneration:
                     self._stream.abort(chunk.rid)
                 if output.finish is not None:
                     self._log(output)
-                if delta or output.finish is not None:
+                if delta or output.finish is not None or output.detokenizer is None:
                     yield output, delta
 
     async def run(self) -> list[TextOutput]:
@@ -86,4 +85,5 @@ class TextGeneration:
             output.seconds,
         )
         if self._log_texts:
-            logger.info("answer rid=%s text=%s", output.request.rid, abridged(output.text))
+            answer = output.text if output.detokenizer else str(output.output_ids)
+            logger.info("answer rid=%s text=%s", output.request.rid, abridged(answer))

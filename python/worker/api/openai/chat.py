@@ -21,6 +21,7 @@ from ..http_exchange import (
 from ..openapi import takes
 from ..service import WorkerService, service_of
 from .chat_prompt import chat_prompt, with_template_stops
+from .logprobs import chat_logprobs
 from .requests import text_requests
 from .types import ChatBody
 from .usage import usage_of
@@ -54,18 +55,24 @@ async def chat_completions(request: Request) -> Response:
     if body.stream:
         return EventStream(_events(service, body, requests, answer))
     outputs = await unless_disconnected(request.receive, service.run(requests))
-    choices = [_choice(output) for output in outputs]
+    choices = [_choice(service, output) for output in outputs]
     usage = usage_of(outputs, body.samples, service.server_args.enable_cache_report)
     return json_response({**answer, "choices": choices, "usage": usage})
 
 
-def _choice(output: TextOutput) -> dict[str, Any]:
+def _choice(service: WorkerService, output: TextOutput) -> dict[str, Any]:
     return {
         "index": output.index,
         "message": {"role": "assistant", "content": output.text, "refusal": None},
-        "logprobs": None,
+        "logprobs": _logprobs(service, output, range(output.completion_tokens)),
         "finish_reason": output.finish_reason,
     }
+
+
+def _logprobs(service: WorkerService, output: TextOutput, places: range) -> dict[str, Any] | None:
+    if output.request.logprobs is None:
+        return None
+    return chat_logprobs(output, places, service.tokenizer.token_bytes)
 
 
 async def _events(
@@ -74,11 +81,16 @@ async def _events(
     if body.include_usage:
         answer = {**answer, "usage": None}
 
-    def chunk(index: int, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    def chunk(
+        index: int,
+        delta: dict[str, str],
+        logprobs: dict[str, Any] | None = None,
+        finish_reason: str | None = None,
+    ) -> bytes:
         choice = {
             "index": index,
             "delta": delta,
-            "logprobs": None,
+            "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
         return event({**answer, "choices": [choice]})
@@ -87,10 +99,12 @@ async def _events(
     with service.generate(requests, stream=True) as generation:
         async for output, text in generation.updates():
             content = heads.pop(output.index, b"")
+            logprobs = _logprobs(service, output, output.fresh) if output.fresh else None
             if text:
-                content += chunk(output.index, {"content": text})
+                content += chunk(output.index, {"content": text}, logprobs)
+                logprobs = None
             if output.finish is not None:
-                content += chunk(output.index, {}, output.finish_reason)
+                content += chunk(output.index, {}, logprobs, output.finish_reason)
             yield content
     if body.include_usage:
         cache_report = service.server_args.enable_cache_report

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ...tokenization.text_output import TextRequest
+from ...tokenization.text_output import TextOutput, TextRequest
+from ...tokenization.token_bytes import TokenBytes
 from ..errors import bad_request
 from ..http_exchange import (
     STREAM_END,
@@ -22,29 +23,29 @@ from ..http_exchange import (
 )
 from ..openapi import takes
 from ..service import WorkerService, service_of
+from .logprobs import completion_logprobs
 from .requests import text_requests
 from .types import CompletionBody
-from .usage import usage_of
+from .usage import by_prompt, usage_of
 
 router = APIRouter()
 
 
 @router.post("/v1/completions", openapi_extra=takes(CompletionBody))
 async def completions(request: Request) -> Response:
-    """Continue one prompt, or each of a list, `n` times.
+    """Continue one prompt, or each of a list, `n` times, or `best_of` times for the `n` likeliest.
 
     The answers to a prompt stand one after the other: its choices begin at its place times `n`.
     """
     service = service_of(request)
     body = await read_body(request, CompletionBody)
-    _check_best_of(body)
+    choices = _Choices(body, service.tokenizer.token_bytes)
     name = f"cmpl-{uuid.uuid4().hex}"
     requests: list[TextRequest] = []
-    echoes: list[str] = []
     for index, prompt in enumerate(await _prompts(service, body)):
         rid = f"{name}-{index}"
         requests += text_requests(service, body, prompt.token_ids, rid=rid, param="prompt")
-        echoes += [prompt.echo if body.echo else ""] * body.samples
+        choices.echoes.extend([prompt.echo if body.echo else ""] * body.generated)
     answer = {
         "id": name,
         "object": "text_completion",
@@ -52,29 +53,59 @@ async def completions(request: Request) -> Response:
         "model": body.model or service.model_name,
     }
     if body.stream:
-        return EventStream(_events(service, body, requests, echoes, answer))
+        return EventStream(_events(service, body, requests, choices, answer))
     outputs = await unless_disconnected(request.receive, service.run(requests))
-    choices = [
-        _choice(output.index, echo + output.text, output.finish_reason)
-        for output, echo in zip(outputs, echoes, strict=True)
+    made = [
+        choices.choice(index, output, output.text, range(output.completion_tokens), is_first=True)
+        for index, output in enumerate(_best(outputs, body))
     ]
-    usage = usage_of(outputs, body.samples, service.server_args.enable_cache_report)
-    return json_response({**answer, "choices": choices, "usage": usage})
+    usage = usage_of(outputs, body.generated, service.server_args.enable_cache_report)
+    return json_response({**answer, "choices": made, "usage": usage})
 
 
-def _choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+@dataclass(frozen=True)
+class _Choices:
+    """Writes the choices of a call; `echoes` are what the text to each request begins with."""
+
+    body: CompletionBody
+    token_bytes: TokenBytes
+    echoes: list[str] = field(default_factory=list)
+
+    def choice(
+        self, index: int, output: TextOutput, text: str, places: range, *, is_first: bool
+    ) -> dict[str, Any]:
+        """With this piece of the answer, and the log-probabilities of its tokens at `places`."""
+        echo = self.echoes[output.index]
+        logprobs = None
+        if self.body.logprobs is not None:
+            logprobs = completion_logprobs(
+                output,
+                places,
+                self.token_bytes,
+                echo=echo,
+                with_prompt=bool(self.body.echo) and is_first,
+            )
+        return {
+            "index": index,
+            "text": echo + text if is_first else text,
+            "logprobs": logprobs,
+            "finish_reason": output.finish_reason,
+        }
 
 
-def _check_best_of(body: CompletionBody) -> None:
-    if body.best_of not in (None, body.samples):
-        raise bad_request(
-            f"best_of: {body.best_of} is not supported with n {body.samples}, only the same number "
-            "or none: choosing among samples needs log-probabilities, which this version does not "
-            "compute",
-            "best_of",
-            "invalid_value",
-        )
+def _best(outputs: list[TextOutput], body: CompletionBody) -> list[TextOutput]:
+    """Of the answers to each prompt those to be given: where more were made, the likeliest by mean
+    log-probability of their tokens, best first.
+    """
+    if body.generated == body.samples:
+        return outputs
+    prompts = by_prompt(outputs, body.generated)
+    ranked = (sorted(answers, key=_mean_logprob, reverse=True) for answers in prompts)
+    return [output for answers in ranked for output in answers[: body.samples]]
+
+
+def _mean_logprob(output: TextOutput) -> float:
+    return sum(output.logprobs.chosen) / max(output.completion_tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -104,19 +135,20 @@ async def _events(
     service: WorkerService,
     body: CompletionBody,
     requests: list[TextRequest],
-    echoes: list[str],
+    choices: _Choices,
     answer: dict[str, Any],
 ) -> AsyncGenerator[bytes, None]:
     if body.include_usage:
         answer = {**answer, "usage": None}
-    heads = dict(enumerate(echoes))
+    unseen = set(range(len(requests)))
     with service.generate(requests, stream=True) as generation:
         async for output, text in generation.updates():
-            echo = heads.pop(output.index, "")
-            choice = _choice(output.index, echo + text, output.finish_reason)
+            is_first = output.index in unseen
+            unseen.discard(output.index)
+            choice = choices.choice(output.index, output, text, output.fresh, is_first=is_first)
             yield event({**answer, "choices": [choice]})
     if body.include_usage:
         cache_report = service.server_args.enable_cache_report
-        usage = usage_of(generation.outputs, body.samples, cache_report)
+        usage = usage_of(generation.outputs, body.generated, cache_report)
         yield event({**answer, "choices": [], "usage": usage})
     yield STREAM_END

@@ -10,7 +10,7 @@ from .types import TextBody
 def text_requests(
     service: WorkerService, body: TextBody, prompt: list[int], *, rid: str, param: str
 ) -> list[TextRequest]:
-    """One request for each answer that `body` wants to `prompt`, which its field `param` gave.
+    """One request for each answer to make to `prompt`, which the field `param` of `body` gave.
 
     Raises ApiError 400 if prompt and answer do not fit, or a token id is not in the vocabulary.
     """
@@ -18,7 +18,9 @@ def text_requests(
     prompt = service.limits.fit_prompt(prompt, limit, param)
     if limit is not None:
         service.limits.check_answer_fits(len(prompt), limit, limit_name)
-    sampling = body.for_engine(limit or service.limits.room_after(len(prompt)))
+    if limit is None:
+        limit = service.limits.room_after(len(prompt))
+    sampling = body.for_engine(limit)
     service.limits.check_sampling(sampling)
     request = TextRequest(
         rid=rid,
@@ -26,5 +28,6 @@ def text_requests(
         sampling=sampling,
         stop_strings=body.stop,
         skip_special_tokens=body.skip_special_tokens,
+        logprobs=body.logprob_options,
     )
-    return request.samples(body.samples)
+    return request.samples(body.generated)

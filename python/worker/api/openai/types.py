@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from ...messages import SamplingParams
+from ...messages import LogprobOptions, SamplingParams
 from ..fields import (
     LeastTokenCount,
     MinP,
@@ -29,6 +29,9 @@ from ..fields import (
     described,
     only,
 )
+
+# OpenAI's limit in chats; in completions it allows 5.
+TopCount = Annotated[int, Field(ge=0, le=20)]
 
 
 class StreamOptions(RequestModel):
@@ -94,8 +97,18 @@ class TextBody(PenaltyFields, ABC):
 
     @property
     def samples(self) -> int:
-        """How many answers to make to each prompt."""
+        """How many answers to give to each prompt."""
         return 1
+
+    @property
+    def generated(self) -> int:
+        """How many answers to make to each prompt, for the best of them to be given."""
+        return self.samples
+
+    @property
+    def logprob_options(self) -> LogprobOptions | None:
+        """Which log-probabilities the engine is to compute."""
+        return None
 
     def for_engine(self, max_new_tokens: int) -> SamplingParams:
         """With an answer of at most `max_new_tokens`."""
@@ -141,11 +154,33 @@ class CompletionBody(CommonBody):
         str | list[str] | list[int] | list[list[int]],
         described("a string, a list of strings, a list of token ids or a list of such lists"),
     ]
-    max_tokens: TokenCount | None = 16
+    max_tokens: LeastTokenCount | None = 16
     best_of: SampleCount | None = None
     echo: bool | None = False
-    logprobs: Annotated[Any, only(None)] = None
+    logprobs: TopCount | None = None
     suffix: Annotated[Any, only(None)] = None
+
+    @field_validator("best_of")
+    @classmethod
+    def _chooses_among_whole_answers(cls, value: int | None, others: ValidationInfo) -> int | None:
+        samples = others.data.get("n") or 1
+        if value is not None and value < samples:
+            raise ValueError(f"must be at least n, which is {samples}")
+        if value is not None and value > samples and others.data.get("stream"):
+            raise ValueError("cannot be more than n in a stream")
+        return value
+
+    @property
+    def generated(self) -> int:
+        """`best_of`, the likeliest of which are given, or `n`."""
+        return self.best_of or self.samples
+
+    @property
+    def logprob_options(self) -> LogprobOptions | None:
+        """With those of the prompt if it is part of the text; for a choice among answers, too."""
+        if self.logprobs is not None:
+            return LogprobOptions(prompt_start=0 if self.echo else None, top=self.logprobs)
+        return LogprobOptions() if self.generated > self.samples else None
 
 
 class TextPart(RequestModel):
@@ -221,8 +256,8 @@ class ChatBody(CommonBody):
     prompt_cache_options: Annotated[Any, only(None)] = None
     moderation: Annotated[Any, only(None)] = None
     store: Annotated[Any, only(False, None)] = None
-    logprobs: Annotated[Any, only(False, None)] = None
-    top_logprobs: Annotated[Any, only(0, None)] = None
+    logprobs: bool | None = False
+    top_logprobs: TopCount | None = None
     response_format: Annotated[Any, only(None, {"type": "text"})] = None
     tools: Annotated[Any, only(None, [])] = None
     tool_choice: Annotated[Any, only(None, "none", "auto")] = None
@@ -235,6 +270,18 @@ class ChatBody(CommonBody):
     reasoning_effort: Annotated[Any, only(None)] = None
     verbosity: Annotated[Any, only(None)] = None
     web_search_options: Annotated[Any, only(None)] = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, value: int | None, others: ValidationInfo) -> int | None:
+        if value and not others.data.get("logprobs"):
+            raise PydanticCustomError("unsupported", "only to be given when logprobs is true")
+        return value
+
+    @property
+    def logprob_options(self) -> LogprobOptions | None:
+        """Those of the answer."""
+        return LogprobOptions(top=self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def token_limit(self) -> tuple[str, int | None]:

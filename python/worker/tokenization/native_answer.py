@@ -1,0 +1,165 @@
+"""What the native API asks and says of an answer, over HTTP and offline, as in SGLang 0.4.3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..messages import LogprobOptions
+from .text_output import TextOutput
+from .token_bytes import TokenBytes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# What stands for minus infinity, which JSON cannot say; OpenAI's figure.
+LEAST_LOGPROB = -9999.0
+MOST_TOP_LOGPROBS = 128
+
+_Entry = tuple[float | None, int, str | None]
+
+
+class NativeFieldError(ValueError):
+    """A value that does not fit the prompts; `field` says whose it is."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def one_each(name: str, given: Any, default: Any, count: int) -> list[Any]:
+    """`given` for each of `count` prompts: a list is one each already.
+
+    Raises NativeFieldError if a list has another length.
+    """
+    if isinstance(given, list):
+        if len(given) != count:
+            raise NativeFieldError(name, f"{name} has {len(given)} entries for {count} prompts")
+        return given
+    return [default if given is None else given] * count
+
+
+class LogprobWish(NamedTuple):
+    """`logprob_start_len` and `top_logprobs_num` of a prompt."""
+
+    start_len: int
+    top: int
+
+    @classmethod
+    def each(
+        cls, return_logprob: Any, logprob_start_len: Any, top_logprobs_num: Any, count: int
+    ) -> list[LogprobWish | None]:
+        """Of each of `count` prompts. Raises NativeFieldError as `one_each` does."""
+        wanted = one_each("return_logprob", return_logprob, False, count)
+        starts = one_each("logprob_start_len", logprob_start_len, -1, count)
+        tops = one_each("top_logprobs_num", top_logprobs_num, 0, count)
+        wishes = map(cls, starts, tops)
+        return [wish if wants else None for wants, wish in zip(wanted, wishes, strict=True)]
+
+    def options(self, prompt_tokens: int) -> LogprobOptions:
+        """Of the prompt, the tokens after place `start_len`; from 0 on, the first too, which has no
+        log-probability; with -1, none. Raises NativeFieldError if the prompt has no such place, or
+        `top` is no number from 0 to MOST_TOP_LOGPROBS.
+        """
+        if not -1 <= self.start_len < prompt_tokens:
+            raise NativeFieldError(
+                "logprob_start_len",
+                f"logprob_start_len: the prompt has {prompt_tokens} tokens; it must be one of "
+                f"their places, from 0 on, or -1 for none, not {self.start_len}",
+            )
+        if not 0 <= self.top <= MOST_TOP_LOGPROBS:
+            raise NativeFieldError(
+                "top_logprobs_num",
+                f"top_logprobs_num: must lie between 0 and {MOST_TOP_LOGPROBS}, not {self.top}",
+            )
+        start = None
+        if self.start_len == 0:
+            start = 0
+        elif 0 < self.start_len < prompt_tokens - 1:
+            start = self.start_len + 1
+        return LogprobOptions(prompt_start=start, top=self.top)
+
+
+def finite(logprob: float) -> float:
+    """Itself, or LEAST_LOGPROB for what is less than that, or no number."""
+    return max(LEAST_LOGPROB, logprob)  # in this order: a comparison with NaN is false
+
+
+def meta_info(output: TextOutput, token_bytes: TokenBytes | None = None) -> dict[str, Any]:
+    """Counts, the reason of the end, and what else was asked for; seconds when it has ended.
+
+    With `token_bytes`, log-probabilities say the text of their tokens. `hidden_states` come with
+    the end: one array [prompt tokens, hidden size], then one [hidden size] for each token of the
+    answer but the first.
+    """
+    known = {
+        "id": output.request.rid,
+        "prompt_tokens": output.prompt_tokens,
+        "completion_tokens": output.completion_tokens,
+        "cached_tokens": output.cached_tokens,
+        "finish_reason": _finish_reason(output),
+    }
+    if output.request.logprobs is not None:
+        known |= _logprobs(output, output.request.logprobs, token_bytes)
+    if output.finish is not None:
+        if output.request.return_hidden_states:
+            known["hidden_states"] = _hidden_states(output)
+        known["e2e_latency"] = output.seconds
+    return known
+
+
+def _finish_reason(output: TextOutput) -> dict[str, Any] | None:
+    """With what was matched, or the length."""
+    if output.finish is None:
+        return None
+    if output.finish.kind == "length":
+        return {"type": "length", "length": output.completion_tokens}
+    if output.finish.kind == "abort":
+        return {"type": "abort", "message": output.finish.message}
+    return {"type": "stop", "matched": output.stops.matched or output.finish.matched}
+
+
+def _logprobs(
+    output: TextOutput, options: LogprobOptions, token_bytes: TokenBytes | None
+) -> dict[str, Any]:
+    """A list of [logprob, token id, text] for prompt and answer; with `top`, one for each place.
+
+    The prompt's first token has no log-probability: null stands there.
+    """
+
+    def entries(places: Iterable[tuple[int, float]]) -> list[_Entry]:
+        return [(finite(value), token_id, text(token_id)) for token_id, value in places]
+
+    def text(token_id: int) -> str | None:
+        if token_bytes is None:
+            return None
+        return token_bytes.of(token_id, skip_special_tokens=False).decode("utf-8", "replace")
+
+    chosen: list[_Entry] = []
+    top: list[list[_Entry] | None] = []
+    prompt = output.prompt_logprobs
+    if prompt is not None and options.prompt_start is not None:
+        prompt_ids = output.request.input_ids[options.prompt_start :]
+        if options.prompt_start == 0:
+            first = prompt_ids.pop(0)
+            chosen, top = [(None, first, text(first))], [None]
+        chosen += entries(zip(prompt_ids, prompt.chosen, strict=True))
+        top += map(entries, prompt.top)
+    answer = zip(output.output_ids, output.logprobs.chosen, strict=True)
+    known: dict[str, Any] = {
+        "input_token_logprobs": chosen,
+        "output_token_logprobs": entries(answer),
+    }
+    if options.top:
+        known["input_top_logprobs"] = top
+        known["output_top_logprobs"] = [entries(place) for place in output.logprobs.top]
+    return known
+
+
+def _hidden_states(output: TextOutput) -> list[np.ndarray]:
+    import numpy as np  # takes long to import, and is seldom needed
+
+    if not output.hidden_states:
+        return []
+    rows = np.frombuffer(output.hidden_states, np.float32).reshape(output.hidden_rows, -1)
+    return [rows[: output.prompt_tokens], *rows[output.prompt_tokens :]]
