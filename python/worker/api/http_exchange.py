@@ -74,7 +74,7 @@ def json_response(content: Any) -> Response:
 
 
 def event(content: Any) -> bytes:
-    """One event of a stream; NumPy arrays are lists."""
+    """One event of a stream. Numpy's arrays are written as lists."""
     return b"data: " + orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n\n"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import zmq
 import zmq.asyncio
 
@@ -27,11 +28,13 @@ from worker.messages import (
     GenerateRequest,
     GetState,
     LoadProgress,
+    LogprobOptions,
     Ready,
     SchedulerState,
     StartFailed,
     TokenChunk,
     TokenChunks,
+    TokenLogprobs,
     ToScheduler,
 )
 
@@ -87,6 +90,58 @@ def answer_with(
     return script
 
 
+# ===== what a request may want beside tokens: figures made of places =====
+
+
+def logprob_of(place: int, token_id: int) -> float:
+    """At this place of prompt and answer together."""
+    return -float(token_id) - place / 1024
+
+
+def likeliest_at(place: int, top: int) -> list[tuple[int, float]]:
+    return [(40 + rank, -(rank + place / 1024)) for rank in range(top)]
+
+
+def hidden_row(place: int) -> list[float]:
+    """What the token at this place left behind."""
+    return [place, place + 0.5, -place]
+
+
+def with_details(request: GenerateRequest, chunks: list[TokenChunk]) -> list[TokenChunk]:
+    """The chunks with what the request asks for, as an engine sends it."""
+    prompt = request.input_ids
+    options = request.logprobs
+    place = len(prompt)
+    detailed = []
+    for index, chunk in enumerate(chunks):
+        ids = chunk.token_ids
+        if options is not None:
+            chunk = msgspec.structs.replace(chunk, logprobs=_logprobs(place, ids, options))
+        if index == 0 and options is not None and options.prompt_start is not None:
+            start = max(options.prompt_start, 1)
+            of_prompt = _logprobs(start, prompt[start:], options)
+            chunk = msgspec.structs.replace(chunk, prompt_logprobs=of_prompt)
+        if request.return_hidden_states:
+            first = 0 if index == 0 else place - 1
+            end = max(place + len(ids) - 1, len(prompt))
+            rows = np.array([hidden_row(each) for each in range(first, end)], np.float32)
+            chunk = msgspec.structs.replace(chunk, hidden_states=rows.tobytes())
+        place += len(ids)
+        detailed.append(chunk)
+    return detailed
+
+
+def _logprobs(first: int, ids: Sequence[int], options: LogprobOptions) -> TokenLogprobs:
+    places = range(first, first + len(ids))
+    return TokenLogprobs(
+        [logprob_of(place, token_id) for place, token_id in zip(places, ids, strict=True)],
+        [likeliest_at(place, options.top) for place in places] if options.top else [],
+        [[logprob_of(place, token_id) for token_id in options.token_ids] for place in places]
+        if options.token_ids
+        else [],
+    )
+
+
 class FakeScheduler:
     """Answers every request by `script`, every text to embed by `embed_script`; what it was asked
     is in `requests`, `texts` and `aborted`.
@@ -115,7 +170,7 @@ class FakeScheduler:
         match message:
             case GenerateRequest():
                 self.requests.append(message)
-                for chunk in self.script(message):
+                for chunk in with_details(message, self.script(message)):
                     await self.send(TokenChunks([chunk]))
             case EmbedRequest():
                 self.texts.append(message)

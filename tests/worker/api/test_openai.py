@@ -192,7 +192,6 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
         ({"temperature": -1}, "greater than or equal to 0, not -1", "temperature"),
         ({"top_p": 0}, "greater than 0, not 0", "top_p"),
         ({"max_tokens": 0}, "greater than or equal to 1, not 0", "max_tokens"),
-        ({"logprobs": True}, "true is not supported", "logprobs"),
         ({"presence_penalty": 3}, "less than or equal to 2, not 3", "presence_penalty"),
         ({"logit_bias": {"5": 500}}, "less than or equal to 100, not 500", "logit_bias.5"),
         ({"logit_bias": {"300": 1}}, "300 is outside the vocabulary", "logit_bias"),
@@ -346,9 +345,6 @@ async def test_completions_stream_several_prompts(worker: RunningWorker) -> None
         ({"prompt": {"a": 1}}, "must be a string, a list of strings", "prompt"),
         ({"prompt": [999], "echo": True}, "999 is outside the vocabulary", "prompt"),
         ({"prompt": "a", "suffix": "b"}, "not supported", "suffix"),
-        ({"prompt": "a", "logprobs": 0}, "0 is not supported", "logprobs"),
-        ({"prompt": "a", "best_of": 2}, "2 is not supported with n 1", "best_of"),
-        ({"prompt": "a", "best_of": 2, "n": 3}, "2 is not supported with n 3", "best_of"),
         ({"prompt": "a", "max_tokens": 512}, "prompt has 1 tokens", "max_tokens"),
     ],
 )
