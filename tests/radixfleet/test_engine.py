@@ -161,6 +161,67 @@ def test_penalties_bias_and_a_least_length_change_the_answer(engine):
     assert len(longer) >= 5
 
 
+def test_logprobs_and_hidden_states_are_hugging_faces(model, engine):
+    ids = engine.tokenizer.encode(PROMPTS[2])
+    answer = engine.generate(
+        input_ids=ids,
+        sampling_params=GREEDY,
+        return_logprob=True,
+        logprob_start_len=0,
+        top_logprobs_num=3,
+        return_hidden_states=True,
+    )
+    tokens = [*ids, *answer["output_ids"]]
+    with torch.inference_mode():
+        expected = hf_reference(model)(torch.tensor([tokens]), output_hidden_states=True)
+    logprobs = torch.log_softmax(expected.logits[0].float(), dim=-1)
+    meta = answer["meta_info"]
+    entries = meta["input_token_logprobs"] + meta["output_token_logprobs"]
+    assert [token for _, token, _ in entries] == tokens
+    assert entries[0] == (None, tokens[0], None)
+    for place, (value, token, _) in enumerate(entries[1:]):
+        assert value == pytest.approx(logprobs[place, token].item(), abs=1e-4)
+    top = meta["input_top_logprobs"] + meta["output_top_logprobs"]
+    assert top[0] is None
+    for place, likeliest in enumerate(top[1:]):
+        values, indices = logprobs[place].topk(3)
+        assert [token for _, token, _ in likeliest] == indices.tolist()
+        assert [value for value, *_ in likeliest] == pytest.approx(values.tolist(), abs=1e-4)
+    prompt, *rest = meta["hidden_states"]
+    assert prompt.shape == (len(ids), 64)
+    rows = torch.cat([prompt, torch.stack(rest)])
+    torch.testing.assert_close(rows, expected.hidden_states[-1][0, :-1], atol=1e-4, rtol=1e-4)
+
+
+def test_details_are_for_the_prompts_that_ask(engine):
+    scoring = {"max_new_tokens": 0}
+    answers = engine.generate(
+        PROMPTS, scoring, return_logprob=[True, False, True], logprob_start_len=[2, -1, 0]
+    )
+    meta = [answer["meta_info"] for answer in answers]
+    assert [answer["text"] for answer in answers] == [""] * 3
+    assert {each["completion_tokens"] for each in meta} == {0}
+    first, last = (meta[index]["input_token_logprobs"] for index in (0, 2))
+    assert len(first) == meta[0]["prompt_tokens"] - 3
+    assert len(last) == meta[2]["prompt_tokens"]
+    assert "input_token_logprobs" not in meta[1]
+    assert not any("hidden_states" in each for each in meta)
+
+
+def test_a_stream_has_all_logprobs_so_far(engine):
+    arguments = {"return_logprob": True, "logprob_start_len": 0, "return_hidden_states": True}
+    whole = engine.generate(PROMPTS[0], GREEDY, **arguments)["meta_info"]
+    *earlier, last = engine.generate(PROMPTS[0], GREEDY, stream=True, **arguments)
+    lengths = [len(event["meta_info"]["output_token_logprobs"]) for event in earlier]
+    assert lengths == list(range(1, 12))
+    assert not any("hidden_states" in event["meta_info"] for event in earlier)
+    last = last["meta_info"]
+    for name in ("input_token_logprobs", "output_token_logprobs"):
+        values = [value for value, *_ in whole[name] if value is not None]
+        assert [value for value, *_ in last[name] if value is not None] == pytest.approx(values)
+    assert len(last["hidden_states"]) == len(whole["hidden_states"]) == 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -180,6 +241,9 @@ def test_penalties_bias_and_a_least_length_change_the_answer(engine):
             "less than min_new_tokens",
         ),
         ({"prompt": "a", "sampling_params": {"logit_bias": {270: 1.0}}}, "outside the vocabulary"),
+        ({"prompt": "a", "return_logprob": [True, True]}, "2 entries for 1 prompts"),
+        ({"prompt": "a", "return_logprob": True, "logprob_start_len": 1}, "not 1"),
+        ({"prompt": "a", "return_logprob": True, "top_logprobs_num": 200}, "not 200"),
     ],
 )
 def test_a_wrong_question_is_a_value_error(engine, arguments, message):
