@@ -13,7 +13,6 @@ import numpy as np
 
 from ..messages import EmbeddingInfo, EmbedRequest
 from ..tokenization.tokenizer import ModelInput
-from .logs import abridged
 from .prompt_limits import check_count
 from .service import WorkerService
 
@@ -87,9 +86,8 @@ async def embed(
     ]
     if service.server_args.log_requests:
         for request in requests:
-            text = service.tokenizer.decode(request.input_ids, skip_special_tokens=False)
-            tokens = len(request.input_ids)
-            logger.info("request rid=%s tokens=%d text=%s", request.rid, tokens, abridged(text))
+            tokens, text = len(request.input_ids), service.shown(request.input_ids)
+            logger.info("request rid=%s tokens=%d text=%s", request.rid, tokens, text)
     started = time.monotonic()
     embeddings = await service.engine.embed(requests, timeout_seconds=service.seconds_left())
     seconds = time.monotonic() - started

@@ -114,7 +114,7 @@ class WorkerService:
                     "request rid=%s prompt_tokens=%d prompt=%s stop=%s %r",
                     request.rid,
                     len(request.input_ids),
-                    self._shown(request.input_ids),
+                    self.shown(request.input_ids),
                     request.stop_strings,
                     request.sampling,
                 )
@@ -136,8 +136,8 @@ class WorkerService:
         now = time.monotonic()
         return limit - (now - (arrival.get() or now))
 
-    def _shown(self, prompt: list[int]) -> str:
-        """For the log."""
+    def shown(self, prompt: list[int]) -> str:
+        """A prompt as logs show it."""
         if self.loaded_tokenizer is None:
             return abridged(str(prompt))
         return abridged(self.loaded_tokenizer.decode(prompt, skip_special_tokens=False))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..messages import LogprobOptions
 from .text_output import TextOutput
 from .token_bytes import TokenBytes
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # What stands for minus infinity, which JSON cannot say; OpenAI's figure.
 LEAST_LOGPROB = -9999.0
@@ -157,8 +156,6 @@ def _logprobs(
 
 
 def _hidden_states(output: TextOutput) -> list[np.ndarray]:
-    import numpy as np  # takes long to import, and is seldom needed
-
     if not output.hidden_states:
         return []
     rows = np.frombuffer(output.hidden_states, np.float32).reshape(output.hidden_rows, -1)
