@@ -18,7 +18,7 @@ import torch
 
 from worker.config import ServerArgs
 from worker.embedded_models import resolve_model_path
-from worker.messages import Ready, TokenChunk
+from worker.messages import Embedding, Ready, TokenChunk
 from worker.scheduler.ranks import Followers
 from worker.scheduler.scheduler import Scheduler
 from worker.scheduler.startup import build_scheduler
@@ -67,7 +67,7 @@ class Engine:
         except BaseException:
             self._end_ranks()
             raise
-        self._inboxes: dict[str, list[TokenChunk]] = {}  # by request, one for all of a call
+        self._inboxes: dict[str, list[Any]] = {}  # by request, one for all of a call
 
     def __enter__(self) -> Engine:
         return self
@@ -237,12 +237,12 @@ class Engine:
             for rid in running:
                 scheduler.abort(rid)
 
-    def _deliver(self, chunks: list[TokenChunk]) -> None:
-        """Sort a step's chunks into the inboxes of the calls that wait for them."""
-        for chunk in chunks:
-            inbox = self._inboxes.get(chunk.rid)
+    def _deliver(self, answers: list[TokenChunk | Embedding]) -> None:
+        """Sort a step's answers into the inboxes of the calls that wait for them."""
+        for answer in answers:
+            inbox = self._inboxes.get(answer.rid)
             if inbox is not None:  # None: ended while the step ran
-                inbox.append(chunk)
+                inbox.append(answer)
 
     def _stream(self, outputs: list[TextOutput], *, with_index: bool) -> Iterator[Answer]:
         with contextlib.closing(self._run(outputs, self.server_args.stream_interval)) as grown:

@@ -137,6 +137,12 @@ class ServerArgs:
         "Type of the KV cache. 'auto' is the model's; FP8 holds twice as many tokens.",
         choices=("auto", "fp8_e4m3", "fp8_e5m2"),
     )
+    is_embedding: bool = _option(
+        MODEL,
+        False,
+        "Serve a model that could generate as an embedding model. Models that can only embed or "
+        "classify are served so without it.",
+    )
     context_length: int | None = _option(
         MODEL,
         None,

@@ -64,6 +64,20 @@ class ModelConfig:
         return None
 
     @property
+    def context_length(self) -> int:
+        """The longest text unless the user says otherwise, in tokens."""
+        longest = self.max_position_embeddings
+        trained = None if self.pooling is None else self.pooling.max_tokens
+        return longest if trained is None else min(longest, trained)
+
+    @property
+    def reuses_prefixes(self) -> bool:
+        """Whether a text can do with what is left of another one that begins alike: not if its
+        vector needs the hidden states of its beginning.
+        """
+        return self.is_causal and (self.pooling is None or self.pooling.mode == "last")
+
+    @property
     def text_types(self) -> int:
         """How many kinds of token the model tells apart by `token_type_ids`."""
         return 1

@@ -88,13 +88,14 @@ class BatchBuilder:
                 step.rows[step.sampled],
                 step.seq_lens[step.sampled],
                 np.empty(0, dtype=np.int32) if plan is None else plan.words,
+                step.token_type_ids,
                 step.table_indices,
                 step.table_slots,
             ]
         )
         rows, seq_lens, query_starts, positions, out_slots, prompt_ids = uploaded[:6]
-        wanted_rows, sampled_rows, sampled_lens, plan_words = uploaded[6:10]
-        write_page_table(self._page_table, *uploaded[10:])
+        wanted_rows, sampled_rows, sampled_lens, plan_words, token_type_ids = uploaded[6:11]
+        write_page_table(self._page_table, *uploaded[11:])
         decodes = step.num_decodes
         if decodes and self._uploader is not None:  # on a CPU the table is the host's own
             places = (rows[:decodes], positions[:decodes])
@@ -114,6 +115,7 @@ class BatchBuilder:
             logit_rows=None if len(wanted_rows) == len(positions) else wanted_rows,
             shared_lens=step.shared_lens,
             shares_prefixes=plan is not None and plan.shares_prefixes,
+            token_type_ids=token_type_ids if len(token_type_ids) else None,
         )
         self._backend.plan(batch)
         return batch, sampled_rows, sampled_lens

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..attention.base import forward_context
+from ..attention.base import AttentionBackend, forward_context
 from ..attention.batch import ForwardBatch
+from ..attention.bidirectional import Bidirectional
 from ..attention.registry import attention_backend, default_backend
 from ..distributed.tensor_parallel import SINGLE, TensorParallel
-from ..models.config import ModelConfig, ModelConfigError, load_model_config
+from ..models.config import ModelConfig, load_model_config
 from ..models.registry import build_model
 from ..sampling.logprobs import Logprobs, Scoring, score, slice_rows
 from ..sampling.sampler import sample, warm_up
@@ -48,8 +49,10 @@ _FEW_TOKENS, _FEW_TOKENS_FP8 = 8, 1
 # so many prompts, or any number of decodes.
 _EXAMPLE_TOKENS = 8192
 _EXAMPLE_PROMPTS = 16
+# Without a cache, so many tokens may be on their way: in steps that are computed or planned.
+_TOKENS_ON_THEIR_WAY = 1 << 16
 # What lies in device memory besides the weights.
-_STEP_STATE = ("pool", "next_tokens", "_backend", "_graphs", "_page_table", "_sampling")
+_STEP_STATE = ("pool", "next_tokens", "_backend", "_graphs", "_page_table", "_sampling", "_pooler")
 _STEP_STATE += ("_uploader", "_batches")
 
 
@@ -58,13 +61,17 @@ class ModelRunner:
 
     `max_sequences` is how many sequences the page table will hold, within PAGE_TABLE_LIMIT: a GPU
     keeps memory for it. With `parallel`, this is one rank's runner: all ranks compute the same
-    steps.
+    steps. `config` None is read from `model_path`.
+
+    A model whose attention is not causal keeps nothing; its `total_tokens` are how many tokens may
+    be on their way at once.
     """
 
     def __init__(
         self,
         model_path: Path,
         *,
+        config: ModelConfig | None = None,
         load_format: str = "auto",
         dtype: str = "auto",
         quantization: str | None = None,
@@ -82,9 +89,7 @@ class ModelRunner:
         seed: int = 0,
         progress: Progress = lambda stage, fraction: None,
     ) -> None:
-        self.config: ModelConfig = load_model_config(model_path)
-        if self.config.pooling is not None:
-            raise ModelConfigError(f"{self.config.architecture} does not generate")
+        self.config = config or load_model_config(model_path)
         self.device = choose_device(device) if isinstance(device, str) else device
         self.dtype = choose_dtype(dtype, self.device)
         self.kv_dtype = choose_kv_dtype(kv_cache_dtype, self.dtype)
@@ -94,7 +99,7 @@ class ModelRunner:
         if on_cpu:
             set_threads(num_threads, parallel.size)
         free_bytes = free_memory(self.device)
-        self.context_length = context_length or self.config.max_position_embeddings
+        self.context_length = context_length or self.config.context_length
         self.model = build_model(
             self.config, self.dtype, self.device, self.context_length, parallel
         )
@@ -112,13 +117,15 @@ class ModelRunner:
         self.model.pack_weights()
         if fused_decode and not on_cpu and self.dtype.itemsize == 2:
             self.model.few_tokens = _FEW_TOKENS if quantization is None else _FEW_TOKENS_FP8
+        if not self.config.is_causal and max_total_tokens is None:
+            max_total_tokens = max(_TOKENS_ON_THEIR_WAY, 2 * self.context_length)
         progress("allocating the KV cache", 0.0)
         sharers = parallel.size if on_cpu else 1  # of the memory that is free
         tokens = pool_tokens(
             free_bytes=free_bytes,
             weights_bytes=sharers * self.weights_bytes,
             table_bytes=self._table_bytes(max_sequences),
-            bytes_per_token=sharers * self._bytes_per_token(),
+            bytes_per_token=max(1, sharers * self._bytes_per_token()),
             mem_fraction_static=mem_fraction_static,
             max_total_tokens=max_total_tokens,
             page_size=page_size,
@@ -132,13 +139,15 @@ class ModelRunner:
         """Take memory for keys and values, and put an attention backend over it."""
         self.pool = KVPool.allocate(
             self.total_tokens,
-            num_layers=self.config.num_layers,
+            num_layers=self._cached_layers,
             num_kv_heads=self._num_kv_heads,
             head_dim=self.config.head_dim,
             dtype=self.kv_dtype,
             device=self.device,
         )
-        self._backend = attention_backend(self._backend_name, self.pool.k, self.pool.v)
+        self._backend: AttentionBackend = Bidirectional()
+        if self.config.is_causal:
+            self._backend = attention_backend(self._backend_name, self.pool.k, self.pool.v)
         self._backend.prepare(self.model.attention_specs, self.dtype)
         self._graphs: DecodeGraphs | None = None
 
@@ -147,9 +156,13 @@ class ModelRunner:
         """How many this rank holds, the same in each layer."""
         return self.model.attention_specs[0].num_kv_heads
 
+    @property
+    def _cached_layers(self) -> int:
+        """How many layers' keys and values are kept."""
+        return self.config.num_layers if self.config.is_causal else 0
+
     def _bytes_per_token(self) -> int:
-        config = self.config
-        numbers = 2 * config.num_layers * self._num_kv_heads * config.head_dim
+        numbers = 2 * self._cached_layers * self._num_kv_heads * self.config.head_dim
         return numbers * self.kv_dtype.itemsize
 
     def _table_bytes(self, max_sequences: int) -> int:
@@ -173,15 +186,19 @@ class ModelRunner:
         self.next_tokens = torch.zeros(
             rows + 1, dtype=torch.int64 if on_cpu else torch.int32, device=self.device
         )
-        vocab_size = self.config.vocab_size
-        self._sampling = SamplingTable(rows + 1, vocab_size, self.device)
-        if not on_cpu:
-            with torch.inference_mode():
-                logits = torch.zeros(1, vocab_size, dtype=self.dtype, device=self.device)
-                warm_up(logits, self._sampling, self.next_tokens)
+        self._prepare_output(rows + 1)
         self._page_table = page_table
         self._uploader = None if on_cpu else Uploader(self.device)
         self._batches = BatchBuilder(self._backend, page_table, self.next_tokens, self._uploader)
+
+    def _prepare_output(self, rows: int) -> None:
+        """Make what the last part of a step needs, for so many rows of the page table."""
+        vocab_size = self.config.vocab_size
+        self._sampling = SamplingTable(rows, vocab_size, self.device)
+        if self.device.type != "cpu":
+            with torch.inference_mode():
+                logits = torch.zeros(1, vocab_size, dtype=self.dtype, device=self.device)
+                warm_up(logits, self._sampling, self.next_tokens)
 
     def capture_graphs(
         self, batch_sizes: Sequence[int], progress: Progress, *, prefix_sharing: bool = False
@@ -213,7 +230,7 @@ class ModelRunner:
         return min(_EXAMPLE_TOKENS, self.context_length, self._page_table.shape[1])
 
     def warm_up(self, prompt_tokens: int, *, prefix_sharing: bool = False) -> None:
-        """Compute a prompt of `prompt_tokens` tokens in the spare slot, on a GPU.
+        """Compute `prompt_tokens` tokens of prompts in the spare slot, on a GPU.
 
         It compiles what prefill and steps of few tokens need, with `prefix_sharing` also prefill
         after a shared prefix, and takes the memory that the largest chunk will take, also where all
@@ -221,10 +238,11 @@ class ModelRunner:
         """
         if self.device.type == "cpu":
             return
+        length = min(prompt_tokens, self.context_length)
         try:
             for tokens in (1, 2):  # one token has kernels of its own, so have few
                 self.launch(self._spare_prompts(tokens)).wait()
-            largest = self._spare_prompts(prompt_tokens)
+            largest = self._spare_prompts(length, prompt_tokens // length)
             self.launch(largest).wait()
             self.launch(_with_all_known(largest)).wait()
             if prefix_sharing and self._backend.shares_prefixes:

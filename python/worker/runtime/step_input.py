@@ -27,8 +27,10 @@ class StepInput:
     out_slots: [tokens], where the keys and values of this step go
     shared_lens: [sequences], see `ForwardBatch`
     sampled: [sampled], ascending indices of the sequences that get a token
+    prompts_ended: [n], ascending indices of the others whose prompt ends in this step
     sampling: how tokens are chosen for those of `sampled` that get their first one in this row
     scoring, prompt_scoring: where log-probabilities of new tokens and of the prompts' are wanted
+    token_type_ids: [tokens of the chunks], or none if all are 0
     state_rows: [n], ascending, the tokens of the step whose hidden states are wanted on the host
     table_indices, table_slots: [n], entries of the flattened page table that changed since the last
         step, without the decodes' own
@@ -41,10 +43,12 @@ class StepInput:
     prompt_ids: np.ndarray
     out_slots: np.ndarray
     sampled: np.ndarray
+    prompts_ended: np.ndarray = field(default_factory=_no_rows)
     sampling: Sequence[SamplingRow] = ()
     shared_lens: np.ndarray | None = None
     scoring: Scoring | None = None
     prompt_scoring: Scoring | None = None
+    token_type_ids: np.ndarray = field(default_factory=_no_rows)
     state_rows: np.ndarray = field(default_factory=_no_rows)
     table_indices: np.ndarray = field(default_factory=_no_rows)
     table_slots: np.ndarray = field(default_factory=_no_rows)

@@ -16,12 +16,14 @@ class StepResult:
     """tokens: one for each of `StepInput.sampled`
     logprobs, prompt_logprobs: at the places of `StepInput.scoring` and `prompt_scoring`
     hidden_states: [n, hidden] float32, of `StepInput.state_rows`, if there are any
+    vectors: [n, size] float32, of `StepInput.prompts_ended`, if the model makes vectors
     """
 
     tokens: list[int]
     logprobs: Logprobs[np.ndarray] | None = None
     prompt_logprobs: Logprobs[np.ndarray] | None = None
     hidden_states: np.ndarray | None = None
+    vectors: np.ndarray | None = None
 
 
 class PendingResult(Protocol):
@@ -41,13 +43,15 @@ class DeviceResult:
         logprobs: Logprobs[torch.Tensor] | None = None,
         prompt_logprobs: Logprobs[torch.Tensor] | None = None,
         hidden_states: torch.Tensor | None = None,
+        vectors: torch.Tensor | None = None,
     ) -> None:
-        found = (logprobs, prompt_logprobs, hidden_states)
+        found = (logprobs, prompt_logprobs, hidden_states, vectors)
         is_empty = not len(tokens) and all(each is None for each in found)
         self._tokens = _to_host(tokens)
         self._logprobs = logprobs and Logprobs(*map(_to_host, logprobs))
         self._prompt_logprobs = prompt_logprobs and Logprobs(*map(_to_host, prompt_logprobs))
         self._hidden_states = None if hidden_states is None else _to_host(hidden_states)
+        self._vectors = None if vectors is None else _to_host(vectors)
         self._event: torch.cuda.Event | None = None
         if tokens.is_cuda and not is_empty:
             self._event = torch.cuda.Event()
@@ -57,7 +61,9 @@ class DeviceResult:
         if self._event is not None:
             self._event.synchronize()
         tokens = self._tokens.tolist()
-        return StepResult(tokens, self._logprobs, self._prompt_logprobs, self._hidden_states)
+        return StepResult(
+            tokens, self._logprobs, self._prompt_logprobs, self._hidden_states, self._vectors
+        )
 
 
 def _to_host(tensor: torch.Tensor) -> np.ndarray:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from ..messages import (
-    ControlAnswer,
-    ControlOrder,
-    GenerateRequest,
-    IdleOrder,
-    TokenChunk,
-)
+from ..messages import ControlAnswer, ControlOrder, EmbedRequest, GenerateRequest, IdleOrder
+from .request import Answer
 from .scheduler import Scheduler
 
 
@@ -25,7 +20,9 @@ class Gate:
     def __init__(self, scheduler: Scheduler, answer: Callable[[ControlAnswer], None]) -> None:
         self._scheduler = scheduler
         self._answer = answer
-        self._waiting: deque[GenerateRequest | IdleOrder] = deque()  # an order comes first
+        self._waiting: deque[GenerateRequest | EmbedRequest | IdleOrder] = (
+            deque()
+        )  # an order comes first
 
     @property
     def is_idle(self) -> bool:
@@ -37,7 +34,7 @@ class Gate:
         """How many requests wait for an order."""
         return sum(not isinstance(each, IdleOrder) for each in self._waiting)
 
-    def add(self, request: GenerateRequest) -> list[TokenChunk]:
+    def add(self, request: GenerateRequest | EmbedRequest) -> list[Answer]:
         """See `Scheduler.add`."""
         if self._waiting:
             self._waiting.append(request)
@@ -59,16 +56,16 @@ class Gate:
         else:
             self._answer(self._scheduler.control(order))
 
-    def open(self) -> list[TokenChunk]:
+    def open(self) -> list[Answer]:
         """Let through whatever need not wait any more; to be called before each step."""
-        chunks: list[TokenChunk] = []
+        answers: list[Answer] = []
         while self._waiting:
             first = self._waiting[0]
             if not isinstance(first, IdleOrder):
-                chunks += self._scheduler.add(first)
+                answers += self._scheduler.add(first)
             elif self._scheduler.is_idle:
                 self._answer(self._scheduler.control(first))
             else:
                 break
             self._waiting.popleft()
-        return chunks
+        return answers

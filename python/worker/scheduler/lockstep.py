@@ -15,11 +15,12 @@ from ..messages import (
     AbortRequest,
     ControlAnswer,
     ControlOrder,
+    EmbedRequest,
     FlushCache,
     GenerateRequest,
-    TokenChunk,
 )
 from .ranks import Follower, Followers, last_to_fail
+from .request import Answer
 from .scheduler import Scheduler
 
 
@@ -27,7 +28,7 @@ class RunStep(msgspec.Struct, frozen=True, array_like=True, tag="step"):
     """Plan a batch and launch it."""
 
 
-Order = GenerateRequest | AbortRequest | FlushCache | ControlOrder | RunStep
+Order = GenerateRequest | EmbedRequest | AbortRequest | FlushCache | ControlOrder | RunStep
 
 
 class LeadingScheduler(Scheduler):
@@ -39,7 +40,7 @@ class LeadingScheduler(Scheduler):
         self._orders: list[Order] = []
         self._encoder = msgspec.msgpack.Encoder()
 
-    def add(self, message: GenerateRequest) -> list[TokenChunk]:
+    def add(self, message: GenerateRequest | EmbedRequest) -> list[Answer]:
         self._orders.append(message)
         return super().add(message)
 
@@ -56,7 +57,7 @@ class LeadingScheduler(Scheduler):
             self._tell(order)
             return super().control(order)
 
-    def step(self) -> list[TokenChunk]:
+    def step(self) -> list[Answer]:
         with last_to_fail(Followers.grace_seconds):
             self._tell(RunStep())
             return super().step()
@@ -77,7 +78,7 @@ def follow(scheduler: Scheduler, inbox: Connection) -> None:
             return
         for order in decoder.decode(frame):
             match order:
-                case GenerateRequest():
+                case GenerateRequest() | EmbedRequest():
                     scheduler.add(order)
                 case AbortRequest(rid):
                     scheduler.abort(rid)

@@ -22,6 +22,9 @@ from ..dependent_process import ParentProcess
 from ..messages import (
     AbortRequest,
     ControlOrder,
+    Embedding,
+    Embeddings,
+    EmbedRequest,
     FlushCache,
     FlushDone,
     GenerateRequest,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from .batch_log import BatchLog
     from .channel import Channel
     from .gate import Gate
+    from .request import Answer
     from .scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -77,21 +81,29 @@ def _configure_logs(args: ServerArgs, rank: int) -> None:
 def serve(scheduler: Scheduler, gate: Gate, channel: Channel, log: BatchLog) -> None:
     """Take messages, step, send what came out; sleeps while there is nothing to do."""
     while True:
-        chunks: list[TokenChunk] = []
+        answers: list[Answer] = []
         for message in channel.receive(wait=gate.is_idle):
-            chunks += _handle(scheduler, gate, channel, log, message)
-        chunks += gate.open()
-        chunks += scheduler.step()
-        if chunks:
-            channel.send(TokenChunks(chunks))
+            answers += _handle(scheduler, gate, channel, log, message)
+        answers += gate.open()
+        answers += scheduler.step()
+        _send(answers, channel)
         log.after_step()
+
+
+def _send(answers: list[Answer], channel: Channel) -> None:
+    chunks = [answer for answer in answers if isinstance(answer, TokenChunk)]
+    if chunks:
+        channel.send(TokenChunks(chunks))
+    embeddings = [answer for answer in answers if isinstance(answer, Embedding)]
+    if embeddings:
+        channel.send(Embeddings(embeddings))
 
 
 def _handle(
     scheduler: Scheduler, gate: Gate, channel: Channel, log: BatchLog, message: ToScheduler
-) -> list[TokenChunk]:
+) -> list[Answer]:
     match message:
-        case GenerateRequest():
+        case GenerateRequest() | EmbedRequest():
             return gate.add(message)
         case AbortRequest():
             gate.abort(message.rid)

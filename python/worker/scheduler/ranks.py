@@ -66,7 +66,10 @@ class Followers:
     def __init__(
         self, args: ServerArgs, on_death: Callable[[str], None] = end_this_process
     ) -> None:
-        check_divisible(load_model_config(resolve_model_path(args.model_path)), args.tp_size)
+        config = load_model_config(
+            resolve_model_path(args.model_path), is_embedding=args.is_embedding
+        )
+        check_divisible(config, args.tp_size)
         self._size = args.tp_size
         self._on_death = on_death
         self._closing = False

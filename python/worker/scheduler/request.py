@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
 from ..cache.kv_cache import Sequence
-from ..messages import FinishReason, SamplingParams, TokenChunk
+from ..messages import Embedding, FinishReason, SamplingParams, TokenChunk
 from .details import Details, Found
+
+Answer = TokenChunk | Embedding
 
 # Prompts that agree in so many first tokens are taken for similar.
 START_TOKENS = 32
@@ -57,7 +60,7 @@ class Request:
         arrival: int,
         seed: int,
         stream_interval: int,
-    ) -> Request:
+    ) -> Self:
         tokens = np.empty(len(prompt) + sampling.max_new_tokens, dtype=np.int32)
         tokens[: len(prompt)] = prompt
         stops = sampling.stop_token_ids
@@ -132,7 +135,7 @@ class Request:
         is_first = self.output_length - self.pending == 1
         return gathered or is_first or self.finish is not None
 
-    def take_chunk(self) -> TokenChunk:
+    def take_chunk(self) -> Answer:
         """The tokens since the last chunk, to be sent now."""
         unsent, self.unsent = self.unsent, []
         found = Found() if self.details is None else self.details.take()

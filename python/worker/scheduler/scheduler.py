@@ -16,20 +16,22 @@ from ..cache.kv_cache import KVCache
 from ..messages import (
     ControlAnswer,
     ControlOrder,
+    EmbedRequest,
     FinishReason,
     GenerateRequest,
     IdleOrder,
     SchedulerState,
-    TokenChunk,
 )
 from ..runtime.step_result import PendingResult
 from .admission import RESERVE_LIMIT, NewTokenEstimate
 from .details import Details, Wish, hand_out
+from .embedding_request import EmbeddingRequest
 from .engine_control import EngineControl
 from .planned_prompts import PlannedPrompts
 from .policy import POLICIES
 from .prefix_order import NOBODY, PrefixOrder
-from .request import Request
+from .refusal import refusal, refused
+from .request import Answer, Request
 from .running import RunningRequests
 from .step import PrefillChunk, Step, sequence_of
 
@@ -46,11 +48,7 @@ CONSIDERATE_SHARE = 4
 # After so many failed steps in a row the device is taken for broken, and the process ends.
 FAILED_STEPS_LIMIT = 3
 
-_OUT_OF_SERVICE = FinishReason(
-    "abort",
-    message="The worker has released its memory; /resume_memory_occupation takes it back.",
-    status=503,
-)
+_OUT_OF_SERVICE = "The worker has released its memory; /resume_memory_occupation takes it back."
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ class SchedulerOptions:
 
     `considerate_chunk_size` is the chunk while far more requests decode than wait for prefill:
     every one of them waits for it. None: as large as always. With `prefix_sharing` a step says what
-    its sequences share. `max_queued_requests` None is no limit.
+    its sequences share. `max_queued_requests` None is no limit. `embeds`: the model makes a vector
+    of each text, and tells `text_types` kinds of token apart by their `token_type_ids`.
     """
 
     context_length: int
@@ -76,6 +75,8 @@ class SchedulerOptions:
     overlap: bool = False
     prefix_sharing: bool = True
     max_queued_requests: int | None = None
+    embeds: bool = False
+    text_types: int = 1
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Scheduler:
         self._launch = launch
         self._engine = engine
         self._flight: _Flight | None = None
-        self._chunks: list[TokenChunk] = []
+        self._chunks: list[Answer] = []
         self._requests: dict[str, Request] = {}
         self._policy = POLICIES[options.schedule_policy]
         self._estimate = NewTokenEstimate(options.schedule_conservativeness)
@@ -153,17 +154,29 @@ class Scheduler:
         """How many have slots: those that decode, and the one that is being prefilled."""
         return len(self.running) + (self.partial is not None)
 
-    def add(self, message: GenerateRequest) -> list[TokenChunk]:
-        """Take a request. One that can never fit is answered at once."""
+    def add(self, message: GenerateRequest | EmbedRequest) -> list[Answer]:
+        """Take a request. One that can never be served is answered at once."""
         if self._engine is not None and self._engine.released:
-            return [TokenChunk(message.rid, [], 0, _OUT_OF_SERVICE)]
+            return [refused(message, _OUT_OF_SERVICE, status=503)]
         limit = min(self.options.context_length, self.cache.total_tokens)
-        sampling = message.sampling
-        room = limit - len(message.input_ids)
-        known = message.rid in self._requests
-        if room < min(sampling.max_new_tokens, 1) or not message.input_ids or known:
-            return [TokenChunk(message.rid, [], 0, _refusal(message, limit, known))]
+        if message.rid in self._requests:
+            return [refused(message, f"A request with the id {message.rid!r} is already running.")]
+        embeds, text_types = self.options.embeds, self.options.text_types
+        reason = refusal(message, limit=limit, embeds=embeds, text_types=text_types)
+        if reason is not None:
+            return [refused(message, reason)]
         self._arrivals += 1
+        if isinstance(message, EmbedRequest):
+            request = EmbeddingRequest.of(message, self._arrivals)
+        else:
+            request = self._generation(message, limit - len(message.input_ids))
+        self._requests[request.rid] = request
+        self.waiting.append(request)
+        return []
+
+    def _generation(self, message: GenerateRequest, room: int) -> Request:
+        """The request of a `message` whose answer has at most `room` tokens."""
+        sampling = message.sampling
         request = Request.create(
             message.rid,
             message.input_ids,
@@ -174,9 +187,7 @@ class Scheduler:
             stream_interval=message.stream_interval,
         )
         request.details = Details.of(message, request.text)
-        self._requests[request.rid] = request
-        self.waiting.append(request)
-        return []
+        return request
 
     def abort(self, rid: str) -> None:
         """End a request now, wherever it is; unknown ids are those that ended just before."""
@@ -199,8 +210,8 @@ class Scheduler:
 
     # ===== a step =====
 
-    def step(self) -> list[TokenChunk]:
-        """Plan a batch and launch it; returns the tokens that have come: its own or the last's."""
+    def step(self) -> list[Answer]:
+        """Plan a batch and launch it; returns the answers that have come: its own or the last's."""
         step = self.launched = self._plan()
         self._bound_queue()
         flight = None
@@ -437,7 +448,12 @@ class Scheduler:
                 self._leave(request)
             if request.wants_to_send:
                 self._chunks.append(request.take_chunk())
-        for request in filter(self._is_here, flight.prompts_ended):
+        for i, request in enumerate(flight.prompts_ended):
+            if not self._is_here(request):
+                continue
+            if isinstance(request, EmbeddingRequest):
+                assert result.vectors is not None
+                request.take_vector(result.vectors[i])
             request.end_prompt()
             self._leave(request)
             self._chunks.append(request.take_chunk())
@@ -520,14 +536,3 @@ class Scheduler:
 
 def _queue_is_full(limit: int) -> str:
     return f"The worker is busy: {limit} requests wait already, and no more may. Try again later."
-
-
-def _refusal(message: GenerateRequest, limit: int, known: bool) -> FinishReason:
-    if known:
-        text = f"A request with the id {message.rid!r} is already running."
-    elif not message.input_ids:
-        text = "The prompt is empty."
-    else:
-        answer = "with at least one token of answer " if message.sampling.max_new_tokens else ""
-        text = f"The prompt has {len(message.input_ids)} tokens; {answer}it must fit in {limit}."
-    return FinishReason("abort", message=text, status=400)

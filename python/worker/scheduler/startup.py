@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 from collections.abc import Callable
 
@@ -12,9 +13,11 @@ from ..cache.kv_cache import KVCache
 from ..config import ServerArgs
 from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from ..embedded_models import resolve_model_path
-from ..messages import Ready
+from ..messages import EmbeddingInfo, Ready
+from ..models.config import EncoderConfig, ModelConfig, load_model_config
 from ..runtime.cuda_graphs import graph_batch_sizes
 from ..runtime.device import choose_device
+from ..runtime.embedding_runner import EmbeddingRunner
 from ..runtime.model_runner import PAGE_TABLE_LIMIT, ModelRunner
 from ..runtime.step_result import PendingResult
 from .engine_control import EngineControl
@@ -22,6 +25,8 @@ from .lockstep import LeadingScheduler
 from .ranks import Follower, Followers, last_to_fail
 from .scheduler import Scheduler, SchedulerOptions
 from .step import Step, step_input
+
+logger = logging.getLogger(__name__)
 
 # Defaults that depend on the device: (CPU, GPU).
 _CHUNKED_PREFILL_SIZE = (512, 8192)
@@ -55,8 +60,13 @@ def _build(
         parallel = ranks.join(device, one_shot=not args.disable_custom_all_reduce)
     on_gpu = device.type != "cpu"
     max_running = args.max_running_requests or _MAX_RUNNING_REQUESTS[on_gpu]
-    runner = ModelRunner(
-        resolve_model_path(args.model_path),
+    path = resolve_model_path(args.model_path)
+    config = load_model_config(path, is_embedding=args.is_embedding)
+    if config.pooling is not None and not args.is_embedding:
+        logger.info("%s does not generate: served as by --is-embedding", config.architecture)
+    runner = (ModelRunner if config.pooling is None else EmbeddingRunner)(
+        path,
+        config=config,
         load_format=args.load_format,
         dtype=args.dtype,
         quantization=args.quantization,
@@ -77,18 +87,23 @@ def _build(
     context_length = min(runner.context_length, runner.total_tokens)
     max_running = min(max_running, PAGE_TABLE_LIMIT // (context_length + args.page_size) - 2)
     chunk_size = args.chunked_prefill_size or _CHUNKED_PREFILL_SIZE[on_gpu]
+    max_prefill = args.max_prefill_tokens
+    if not config.is_causal:  # texts come whole, and as many at once as a chunk would hold
+        max_prefill = max_prefill if chunk_size == -1 else min(max_prefill, chunk_size)
+        chunk_size = -1
+    keeps_prefixes = config.reuses_prefixes and not args.disable_radix_cache
     cache = KVCache(
         runner.total_tokens,
         max_sequences=max_running + 1,
         max_length=context_length,
         track_changes=on_gpu,
         page_size=args.page_size,
-        disable_radix_cache=args.disable_radix_cache,
+        disable_radix_cache=not keeps_prefixes,
     )
     options = SchedulerOptions(
         context_length=context_length,
         max_running_requests=max_running,
-        max_prefill_tokens=max(args.max_prefill_tokens, context_length),
+        max_prefill_tokens=max(max_prefill, context_length),
         chunked_prefill_size=None if chunk_size == -1 else chunk_size,
         considerate_chunk_size=None if args.chunked_prefill_size else _CONSIDERATE_CHUNK[on_gpu],
         enable_mixed_chunk=args.enable_mixed_chunk,
@@ -98,32 +113,36 @@ def _build(
         tp_size=args.tp_size,
         overlap=on_gpu and not args.disable_overlap_schedule,
         max_queued_requests=args.max_queued_requests,
-        prefix_sharing=not (args.disable_prefix_sharing or args.disable_radix_cache),
-        eos_token_ids=runner.config.eos_token_ids,
+        prefix_sharing=keeps_prefixes and not args.disable_prefix_sharing,
+        eos_token_ids=config.eos_token_ids,
+        embeds=config.pooling is not None,
+        text_types=config.text_types,
     )
     ready = Ready(
         context_length=context_length,
         max_total_tokens=runner.total_tokens,
         max_running_requests=max_running,
-        vocab_size=runner.config.vocab_size,
-        eos_token_ids=runner.config.eos_token_ids,
+        vocab_size=config.vocab_size,
+        eos_token_ids=config.eos_token_ids,
         dtype=str(runner.dtype).removeprefix("torch."),
         device=str(runner.device),
         weights_bytes=runner.weights_bytes,
         kv_cache_bytes=runner.pool.nbytes,
+        embedding=_embedding_info(config),
     )
     if on_gpu:
         progress("compiling kernels", 0.0)
 
     def prepare() -> None:
         runner.set_page_table(cache.table)
+        largest = options.chunked_prefill_size or options.max_prefill_tokens
         runner.warm_up(
-            min(options.chunked_prefill_size or options.max_prefill_tokens, context_length),
+            min(largest, context_length) if config.is_causal else largest,
             prefix_sharing=options.prefix_sharing,
         )
-        runner.capture_graphs(
-            _graph_batch_sizes(args, max_running), progress, prefix_sharing=options.prefix_sharing
-        )
+        if config.pooling is None:
+            sizes = _graph_batch_sizes(args, max_running)
+            runner.capture_graphs(sizes, progress, prefix_sharing=options.prefix_sharing)
 
     prepare()
     engine = EngineControl(runner, cache, prepare, progress)
@@ -144,6 +163,20 @@ def _common_seed(seed: int | None, parallel: TensorParallel, device: torch.devic
     if seed is not None or parallel.size == 1:
         return seed
     return parallel.min(random.SystemRandom().getrandbits(62), device)
+
+
+def _embedding_info(config: ModelConfig) -> EmbeddingInfo | None:
+    if config.pooling is None:
+        return None
+    labels = config.pooling.labels
+    if not labels:
+        return EmbeddingInfo("embedding", config.hidden_size, config.pooling.normalize)
+    return EmbeddingInfo(
+        "classification",
+        len(labels),
+        labels=() if labels == ("LABEL_0",) else labels,
+        pairs=isinstance(config, EncoderConfig),
+    )
 
 
 def _graph_batch_sizes(args: ServerArgs, max_running: int) -> list[int]:

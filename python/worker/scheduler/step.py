@@ -97,6 +97,7 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
     slots += [cache.slots(sequence_of(c.request), c.start, c.end) for c in step.prefills]
     first_tokens = [i for i, chunk in enumerate(step.prefills, decodes) if chunk.gives_token]
     sampled = np.array([*range(decodes), *first_tokens], dtype=np.int32)
+    ended = [i for i, c in enumerate(step.prefills, decodes) if c.is_last and not c.gives_token]
     starts = query_starts(queries)
     indices, changed = cache.table_changes()
     return StepInput(
@@ -107,13 +108,30 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
         prompt_ids=concatenated([c.request.tokens[c.start : c.end] for c in step.prefills]),
         out_slots=concatenated(slots),
         sampled=sampled,
+        prompts_ended=np.array(ended, dtype=np.int32),
         sampling=[_sampling_row(c.request) for c in step.prefills if c.gives_token],
         shared_lens=step.shared_lens,
         scoring=new_token_scoring(step.wishes, sampled),
         prompt_scoring=prompt_scoring(step.wishes, starts),
+        token_type_ids=_token_type_ids(step.prefills),
         state_rows=state_rows(step.wishes, starts),
         table_indices=indices,
         table_slots=changed,
+    )
+
+
+def _token_type_ids(chunks: list[PrefillChunk]) -> np.ndarray:
+    """Of all tokens of `chunks`, [tokens] int32, or none if nobody says anything about them."""
+    given = [getattr(chunk.request, "token_type_ids", None) for chunk in chunks]
+    if all(types is None for types in given):
+        return concatenated([])
+    return concatenated(
+        [
+            np.zeros(len(chunk), dtype=np.int32)
+            if types is None
+            else types[chunk.start : chunk.end]
+            for chunk, types in zip(chunks, given, strict=True)
+        ]
     )
 
 

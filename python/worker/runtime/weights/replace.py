@@ -66,17 +66,18 @@ def replace_weights(
 
 def _check_same_model(config: ModelConfig, new: Checkpoint) -> None:
     """Raise ModelConfigError if the checkpoint is of another architecture or other sizes."""
-    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(load_model_config(new.path))
+    found = load_model_config(new.path, is_embedding=config.pooling is not None)
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(found)
     for name, value in ours.items():
-        if name not in _NOT_COMPUTED and not _same(value, theirs[name]):
+        if name not in _NOT_COMPUTED and not _same(value, theirs.get(name)):
             raise ModelConfigError(
-                f"{new.path}: {name} is {theirs[name]}, and {value} of the model that is served"
+                f"{new.path}: {name} is {theirs.get(name)}, and {value} of the model that is served"
             )
 
 
 def _same(ours: Any, theirs: Any) -> bool:
     """Equal, but that GGUF has numbers in float32."""
-    if isinstance(ours, dict):
+    if isinstance(ours, dict) and isinstance(theirs, dict):
         return all(_same(value, theirs[name]) for name, value in ours.items())
     if isinstance(ours, float) and isinstance(theirs, float):
         return math.isclose(ours, theirs, rel_tol=1e-6)
