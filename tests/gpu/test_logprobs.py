@@ -43,9 +43,7 @@ def run(smollm2, prompts: list[list[int]], **arguments) -> list[list[TokenChunk]
         asked = {"logprobs": ASKED if i % 3 else None, "return_hidden_states": i % 4 == 1}
         rids.append(engine.ask(prompt, CHANGED if i % 2 else GREEDY, **asked))
     engine.run()
-    assert (engine.scheduler.counters.retractions > 0) == (
-        arguments.get("max_total_tokens") == 1024
-    )
+    assert (engine.scheduler.counters.retractions > 0) == ("max_total_tokens" in arguments)
     return [engine.chunks[rid] for rid in rids]
 
 

@@ -37,7 +37,7 @@ class Logprobs(NamedTuple, Generic[Array]):
     """Natural logarithms, float32, at some places: on the device, or as a step's result.
 
     chosen: [places], of the tokens that stand there
-    top_tokens, top: [places, top], the likeliest first; of equal ones that with the lower id
+    top_tokens, top: [places, top], the likeliest first; equal ones by their ids
     wanted: [places, width], of `Scoring.token_ids`
     """
 
@@ -66,13 +66,18 @@ def score(
         values = F.log_softmax(part, dim=-1, dtype=torch.float32)
         chosen = values.gather(1, tokens[places, None].long())[:, 0]
         wanted = values.gather(1, token_ids[places].long())
-        parts.append(Logprobs(chosen, *_likeliest(values, top), wanted))
+        parts.append(Logprobs(chosen, *_likeliest(part, values, top), wanted))
     return Logprobs(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _likeliest(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens with the highest of `values` [rows, vocab], and these: [rows, count] each."""
-    found = values.topk(min(count, values.shape[1]), dim=-1, sorted=False)
-    tokens, order = found.indices.sort(dim=-1)
-    best = found.values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+def _likeliest(
+    logits: torch.Tensor, values: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and `values` of the highest logits, all [rows, vocab]: [rows, count] each.
+
+    Logits may have a smaller dtype, in which the search is faster.
+    """
+    tokens = logits.topk(min(count, logits.shape[1]), dim=-1, sorted=False).indices
+    tokens = tokens.sort(dim=-1).values
+    best = values.gather(1, tokens).sort(dim=-1, descending=True, stable=True)
     return tokens.gather(1, best.indices), best.values
