@@ -170,6 +170,34 @@ async def test_items_become_the_prompt_that_a_chat_has(worker: RunningWorker) ->
     assert sent(worker).input_ids == from_items
 
 
+async def test_log_probabilities_are_those_of_a_chat(worker: RunningWorker) -> None:
+    worker.scheduler.script = answer_with(worker.ids("the é 😀"))
+    asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    response = await create(worker, **asked)
+    assert response.top_logprobs == 2
+    entries = response.output[0].content[0].to_dict()["logprobs"]
+    messages: Any = [{"role": "user", "content": "hi"}]
+    chat = await worker.openai().chat.completions.create(
+        model="any", messages=messages, logprobs=True, top_logprobs=2
+    )
+    logprobs = chat.choices[0].logprobs
+    assert logprobs is not None
+    expected = [entry.to_dict() for entry in logprobs.content or []]
+    assert expected[-1]["bytes"] is None, "the token that stops is not shown"
+    for each in expected:
+        for entry in (each, *each["top_logprobs"]):
+            entry["bytes"] = entry["bytes"] or []
+    assert entries == expected
+    pieces = []
+    async for event in await create(worker, **asked, stream=True):
+        if event.type == "response.output_text.delta":
+            pieces += event.to_dict()["logprobs"]
+        if event.type == "response.output_text.done":
+            assert event.to_dict()["logprobs"] == entries
+    assert pieces == entries
+    assert (await create(worker)).output[0].content[0].logprobs == []
+
+
 async def test_input_tokens_are_counted_without_an_answer(worker: RunningWorker) -> None:
     counted = await worker.openai().responses.input_tokens.count(model="any", input="hi")
     assert counted.input_tokens == len(worker.ids(CHAT))
@@ -218,7 +246,9 @@ async def test_input_tokens_are_counted_without_an_answer(worker: RunningWorker)
         ({"background": True}, "true is not supported", "background"),
         ({"conversation": "conv_1"}, "not supported", "conversation"),
         ({"prompt": {"id": "p"}}, "not supported", "prompt"),
-        ({"include": ["reasoning.encrypted_content"]}, "not supported", "include"),
+        ({"include": ["reasoning.encrypted_content"]}, "output_text.logprobs', not", "include[0]"),
+        ({"top_logprobs": 2}, "only to be given when include has", "top_logprobs"),
+        ({"top_logprobs": 21}, "less than or equal to 20", "top_logprobs"),
         ({"stream_options": {}}, "only to be given when stream is true", "stream_options"),
         (
             {"stream": True, "extra_body": {"stream_options": {"include_usage": True}}},

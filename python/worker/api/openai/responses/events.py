@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from ...errors import ApiError
 from .response import ResponseForm
-from .types import OutputText
+from .store import Item
 
 # Where the text stands: in the first part of the first item.
 _ITEM = {"output_index": 0}
@@ -26,23 +27,27 @@ class ResponseEvents:
 
     def begin(self) -> bytes:
         """All that comes before the text."""
-        response = self._form.begun()
-        empty = OutputText(text="").model_dump()
+        form = self._form
+        response = form.begun()
         return b"".join(
             (
                 self._event("response.created", response=response),
                 self._event("response.in_progress", response=response),
                 self._event(
-                    "response.output_item.added", **_ITEM, item=self._form.message("in_progress")
+                    "response.output_item.added", **_ITEM, item=form.message("in_progress")
                 ),
-                self._event("response.content_part.added", **self._in_part, part=empty),
+                self._event("response.content_part.added", **self._in_part, part=form.part("")),
             )
         )
 
-    def delta(self, text: str) -> bytes:
-        """A piece of the text."""
+    def delta(self, text: str, logprobs: Sequence[Item]) -> bytes:
+        """A piece of the text, or the log-probabilities of tokens without text that came last."""
+        if not text and not logprobs:
+            return b""
         self._pieces.append(text)
-        return self._event("response.output_text.delta", **self._in_part, delta=text, logprobs=[])
+        return self._event(
+            "response.output_text.delta", **self._in_part, delta=text, logprobs=logprobs
+        )
 
     def end(self, response: dict[str, Any]) -> bytes:
         """All that comes after the text: its part, item and `response` are done."""
@@ -52,7 +57,10 @@ class ResponseEvents:
         return b"".join(
             (
                 self._event(
-                    "response.output_text.done", **self._in_part, text=part["text"], logprobs=[]
+                    "response.output_text.done",
+                    **self._in_part,
+                    text=part["text"],
+                    logprobs=part["logprobs"],
                 ),
                 self._event("response.content_part.done", **self._in_part, part=part),
                 self._event("response.output_item.done", **_ITEM, item=message),

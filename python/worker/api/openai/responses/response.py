@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ....tokenization.text_output import TextOutput
 from ...errors import ApiError
+from ...service import WorkerService
+from ..logprobs import chat_logprobs
 from .prompt import response_id
 from .store import Item
 from .types import OutputText, ResponseBody
@@ -33,15 +36,11 @@ _ABSENT = (
 
 @dataclass(frozen=True)
 class ResponseForm:
-    """What is known of a response before it ends, its id's `key` and what its request said.
-
-    `caches_prompts` is false where the engine has no prefix cache.
-    """
+    """What is known of a response before it ends, its id's `key` and what its request said."""
 
     key: str
     body: ResponseBody
-    model: str
-    caches_prompts: bool = True
+    service: WorkerService
     created_at: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -54,23 +53,38 @@ class ResponseForm:
         """That of its one item."""
         return f"msg_{self.key}"
 
-    def message(self, status: str, text: str | None = None) -> Item:
-        """The item; without `text` it has no part yet."""
-        content = [] if text is None else [OutputText(text=text).model_dump()]
+    def message(self, status: str, *parts: Item) -> Item:
+        """The item; its text is in one part, which comes after the item."""
         name = {"id": self.message_id, "type": "message", "role": "assistant"}
-        return {**name, "status": status, "content": content}
+        return {**name, "status": status, "content": list(parts)}
+
+    def part(self, text: str, logprobs: Sequence[Item] = ()) -> Item:
+        """The text, within the message."""
+        return OutputText(text=text, logprobs=list(logprobs)).model_dump()
+
+    def logprobs(self, output: TextOutput, places: range) -> list[Item]:
+        """Those of these places of the answer, if there are any; unlike in chats with `bytes` that
+        are never null.
+        """
+        if output.request.logprobs is None:
+            return []
+        chat = chat_logprobs(output, places, self.service.tokenizer.token_bytes)
+        return [
+            {**_with_bytes(entry), "top_logprobs": [_with_bytes(e) for e in entry["top_logprobs"]]}
+            for entry in chat["content"]
+        ]
 
     def begun(self) -> dict[str, Any]:
         """The object while the answer is being made."""
-        return self._object("in_progress", [])
+        return self._object("in_progress")
 
     def ended(self, output: TextOutput) -> dict[str, Any]:
         """The object with the answer. One that was aborted on purpose is "cancelled"."""
         status = _STATUSES[output.finish_reason or "abort"]
         complete = status == "completed"
-        message = self.message("completed" if complete else "incomplete", output.text)
+        part = self.part(output.text, self.logprobs(output, range(output.completion_tokens)))
         return {
-            **self._object(status, [message]),
+            **self._object(status, self.message("completed" if complete else "incomplete", part)),
             "completed_at": int(time.time()) if complete else None,
             "incomplete_details": _INCOMPLETE if status == "incomplete" else None,
             "usage": self._usage(output),
@@ -79,11 +93,11 @@ class ResponseForm:
     def failed(self, text: str, error: ApiError) -> dict[str, Any]:
         """The object with what there was when the engine failed."""
         return {
-            **self._object("failed", [self.message("incomplete", text)]),
+            **self._object("failed", self.message("incomplete", self.part(text))),
             "error": {"code": "server_error", "message": error.message},
         }
 
-    def _object(self, status: str, output: list[Item]) -> dict[str, Any]:
+    def _object(self, status: str, *output: Item) -> dict[str, Any]:
         body = self.body
         reasoning = body.reasoning
         return {
@@ -99,8 +113,8 @@ class ResponseForm:
             "max_output_tokens": body.max_output_tokens,
             "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata or {},
-            "model": body.model or self.model,
-            "output": output,
+            "model": body.model or self.service.model_name,
+            "output": list(output),
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id,
             "prompt_cache_key": body.prompt_cache_key,
@@ -113,7 +127,7 @@ class ResponseForm:
             "text": {"format": {"type": "text"}, "verbosity": "medium"},
             "tool_choice": body.tool_choice or "auto",
             "tools": [],
-            "top_logprobs": 0,
+            "top_logprobs": body.top_logprobs or 0,
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": body.truncation or "disabled",
             "usage": None,
@@ -123,7 +137,9 @@ class ResponseForm:
 
     def _usage(self, output: TextOutput) -> dict[str, Any]:
         """Of the prompt, what was not in the prefix cache is written to it."""
-        written = output.prompt_tokens - output.cached_tokens if self.caches_prompts else 0
+        written = output.prompt_tokens - output.cached_tokens
+        if self.service.server_args.disable_radix_cache:
+            written = 0
         return {
             "input_tokens": output.prompt_tokens,
             "input_tokens_details": {
@@ -134,3 +150,7 @@ class ResponseForm:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": output.prompt_tokens + output.completion_tokens,
         }
+
+
+def _with_bytes(entry: Item) -> Item:
+    return {**entry, "bytes": entry["bytes"] or []}

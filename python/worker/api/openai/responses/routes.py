@@ -47,8 +47,7 @@ async def create_response(request: Request) -> Response:
     """The assistant's answer to a conversation, which is stored unless the client minds."""
     service, store = service_of(request), _store_of(request)
     body = await read_body(request, ResponseBody)
-    caches_prompts = not service.server_args.disable_radix_cache
-    form = ResponseForm(uuid.uuid4().hex, body, service.model_name, caches_prompts)
+    form = ResponseForm(uuid.uuid4().hex, body, service)
     said = await conversation(store, body, form.key)
     items = said.history + said.own
     prompt = await prompt_for(service, body, items, body.max_output_tokens)
@@ -56,14 +55,13 @@ async def create_response(request: Request) -> Response:
     requests = text_requests(service, checked, prompt, rid=form.id, param="input")
     if body.stream:
         events = ResponseEvents(form)
-        stream = _events(service, store, form, events, requests, said.own)
+        stream = _events(store, form, events, requests, said.own)
         return EventStream(stream, events.fail)
     (output,) = await unless_disconnected(request.receive, service.run(requests))
     return json_response(await _kept(store, form.ended(output), said.own))
 
 
 async def _events(
-    service: WorkerService,
     store: ResponseStore,
     form: ResponseForm,
     events: ResponseEvents,
@@ -72,9 +70,9 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     """The first come with the first token: a request that the engine refuses has a status."""
     head = events.begin()
-    with service.generate(requests, stream=True) as generation:
-        async for _, text in generation.updates():
-            content = head + (events.delta(text) if text else b"")
+    with form.service.generate(requests, stream=True) as generation:
+        async for output, text in generation.updates():
+            content = head + events.delta(text, form.logprobs(output, output.fresh))
             head = b""
             if content:
                 yield content

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
+from ....messages import LogprobOptions
 from ...fields import RequestModel, TokenCount, only
-from ..types import OtherPart, TextBody
+from ..types import OtherPart, TextBody, TopCount
 from .store import Item
 
 
@@ -182,6 +184,8 @@ class ResponseBody(PromptBody, TextBody):
         ]
         | None
     ) = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: TopCount | None = None
     # Without tools there are no calls to bound.
     max_tool_calls: TokenCount | None = None
 
@@ -194,14 +198,26 @@ class ResponseBody(PromptBody, TextBody):
     background: Annotated[Any, only(False, None)] = None
     context_management: Annotated[Any, only(None, [])] = None
     image: Annotated[Any, only(None)] = None
-    include: Annotated[Any, only(None, [])] = None
     moderation: Annotated[Any, only(None)] = None
     prompt: Annotated[Any, only(None)] = None
-    top_logprobs: Annotated[Any, only(0, None)] = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _only_with_logprobs(cls, value: int | None, others: ValidationInfo) -> int | None:
+        if value and not others.data.get("include"):
+            raise PydanticCustomError(
+                "unsupported", "only to be given when include has message.output_text.logprobs"
+            )
+        return value
 
     @property
     def token_limit(self) -> tuple[str, int | None]:
         return "max_output_tokens", self.max_output_tokens
+
+    @property
+    def logprob_options(self) -> LogprobOptions | None:
+        """Those of the answer."""
+        return LogprobOptions(top=self.top_logprobs or 0) if self.include else None
 
 
 class RetrieveQuery(RequestModel):
