@@ -16,7 +16,7 @@ from worker.api.fields import RequestModel
 from worker.api.label_score import LabelScoreBody
 from worker.api.native_types import GenerateBody, SamplingFields
 from worker.api.openai.embeddings import EmbeddingBody
-from worker.api.openai.responses.types import PromptBody, ResponseBody
+from worker.api.openai.responses.types import InputTokensBody, ResponseBody
 from worker.api.openai.tokenization import DetokenizeBody, TokenizeBody
 from worker.api.openai.types import ChatBody, CompletionBody
 from worker.api.pair_score import PairScoreBody
@@ -32,7 +32,7 @@ ROUTES: dict[str, tuple[type[RequestModel], dict[str, Any]]] = {
     "/v1/chat/completions": (ChatBody, {"messages": CHAT}),
     "/v1/completions": (CompletionBody, {"prompt": "hi"}),
     "/v1/responses": (ResponseBody, {"input": "hi"}),
-    "/v1/responses/input_tokens": (PromptBody, {"input": CHAT}),
+    "/v1/responses/input_tokens": (InputTokensBody, {"input": CHAT}),
     "/v1/tokenize": (TokenizeBody, {"prompt": "hi"}),
     "/v1/detokenize": (DetokenizeBody, {"tokens": [5]}),
     "/abort_request": (AbortBody, {"rid": "a"}),

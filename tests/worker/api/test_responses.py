@@ -234,6 +234,16 @@ async def test_input_tokens_are_counted_without_an_answer(worker: RunningWorker)
             "input[0].type",
         ),
         ({"input": [{"role": "assistant", "content": "x"}]}, "must not be the assist", "input"),
+        (
+            {"input": [{"type": "reasoning", "summary": [2**64]}, {"role": "user", "content": ""}]},
+            "64-bit",
+            "input[0].summary",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"text": "x"}]}]},
+            "required",
+            "input[0].content[0].type",
+        ),
         ({"input": "x" * 600}, "at most 512 tokens", "input"),
         ({"max_output_tokens": 0}, "greater than or equal to 1", "max_output_tokens"),
         ({"max_output_tokens": 500}, "at most 512 tokens", "max_output_tokens"),

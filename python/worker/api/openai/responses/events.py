@@ -10,6 +10,7 @@ import orjson
 from ...errors import ApiError
 from .response import ResponseForm
 from .store import Item
+from .types import output_text
 
 # Where the text stands: in the first part of the first item.
 _ITEM = {"output_index": 0}
@@ -36,7 +37,7 @@ class ResponseEvents:
                 self._event(
                     "response.output_item.added", **_ITEM, item=form.message("in_progress")
                 ),
-                self._event("response.content_part.added", **self._in_part, part=form.part("")),
+                self._event("response.content_part.added", **self._in_part, part=output_text("")),
             )
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from ...service import WorkerService
 from ..logprobs import chat_logprobs
 from .prompt import response_id
 from .store import Item
-from .types import OutputText, ResponseBody
+from .types import ResponseBody, output_text
 
 # By the reason of the answer's end.
 _STATUSES = {"stop": "completed", "length": "incomplete", "abort": "cancelled"}
@@ -54,13 +53,9 @@ class ResponseForm:
         return f"msg_{self.key}"
 
     def message(self, status: str, *parts: Item) -> Item:
-        """The item; its text is in one part, which comes after the item."""
+        """The item, with its part once there is one."""
         name = {"id": self.message_id, "type": "message", "role": "assistant"}
-        return {**name, "status": status, "content": list(parts)}
-
-    def part(self, text: str, logprobs: Sequence[Item] = ()) -> Item:
-        """The text, within the message."""
-        return OutputText(text=text, logprobs=list(logprobs)).model_dump()
+        return {**name, "status": status, "content": parts}
 
     def logprobs(self, output: TextOutput, places: range) -> list[Item]:
         """Those of these places of the answer, if there are any; unlike in chats with `bytes` that
@@ -82,7 +77,7 @@ class ResponseForm:
         """The object with the answer. One that was aborted on purpose is "cancelled"."""
         status = _STATUSES[output.finish_reason or "abort"]
         complete = status == "completed"
-        part = self.part(output.text, self.logprobs(output, range(output.completion_tokens)))
+        part = output_text(output.text, self.logprobs(output, range(output.completion_tokens)))
         return {
             **self._object(status, self.message("completed" if complete else "incomplete", part)),
             "completed_at": int(time.time()) if complete else None,
@@ -93,7 +88,7 @@ class ResponseForm:
     def failed(self, text: str, error: ApiError) -> dict[str, Any]:
         """The object with what there was when the engine failed."""
         return {
-            **self._object("failed", self.message("incomplete", self.part(text))),
+            **self._object("failed", self.message("incomplete", output_text(text))),
             "error": {"code": "server_error", "message": error.message},
         }
 
@@ -114,7 +109,7 @@ class ResponseForm:
             "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata or {},
             "model": body.model or self.service.model_name,
-            "output": list(output),
+            "output": output,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": body.previous_response_id,
             "prompt_cache_key": body.prompt_cache_key,

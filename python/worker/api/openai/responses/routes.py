@@ -26,7 +26,7 @@ from .events import ResponseEvents
 from .prompt import conversation, items_before, prompt_for
 from .response import ResponseForm
 from .store import Item, ResponseStore
-from .types import ItemsQuery, PromptBody, ResponseBody, RetrieveQuery
+from .types import InputTokensBody, ItemsQuery, ResponseBody, RetrieveQuery
 
 router = APIRouter()
 
@@ -95,11 +95,11 @@ async def _kept(
     return response
 
 
-@router.post("/v1/responses/input_tokens", openapi_extra=takes(PromptBody))
+@router.post("/v1/responses/input_tokens", openapi_extra=takes(InputTokensBody))
 async def count_input_tokens(request: Request) -> Response:
     """How many tokens the prompt of a response would have."""
     service = service_of(request)
-    body = await read_body(request, PromptBody)
+    body = await read_body(request, InputTokensBody)
     said = await conversation(_store_of(request), body, key="counted")
     prompt = await prompt_for(service, body, said.history + said.own, limit=None)
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt)})

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+import orjson
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from ....messages import LogprobOptions
@@ -13,10 +23,22 @@ from ..types import OtherPart, TextBody, TopCount
 from .store import Item
 
 
+def _check_storable(value: list[Any]) -> list[Any]:
+    try:
+        orjson.dumps(value)
+    except TypeError as error:
+        raise ValueError(f"must be possible to keep: {error}") from error
+    return value
+
+
+# What is kept as it came, and read by nobody here.
+Notes = Annotated[list[Any], AfterValidator(_check_storable)]
+
+
 class InputText(RequestModel):
     """What a user or a developer writes."""
 
-    type: Literal["input_text"] = "input_text"
+    type: Literal["input_text"]
     text: str
     prompt_cache_breakpoint: Annotated[Any, only(None)] = None
 
@@ -24,10 +46,10 @@ class InputText(RequestModel):
 class OutputText(RequestModel):
     """What an assistant wrote. Annotations and log-probabilities are no part of a prompt."""
 
-    type: Literal["output_text"] = "output_text"
+    type: Literal["output_text"]
     text: str
-    annotations: list[Any] = Field(default_factory=list)
-    logprobs: list[Any] | None = Field(default_factory=list)
+    annotations: Notes = Field(default_factory=list)
+    logprobs: Notes | None = Field(default_factory=list)
 
 
 def _part_kind(part: Any) -> str:
@@ -65,13 +87,20 @@ class Message(RequestModel):
     def item(self, key: str) -> Item:
         """As the API shows it; `key` makes an id for one that has none."""
         content = self.content
-        if isinstance(content, str):
-            kind = OutputText if self.role == "assistant" else InputText
-            content = [kind(text=content)]
-        parts = [part.model_dump(exclude_none=True) for part in content]
+        if not isinstance(content, str):
+            parts = [part.model_dump(exclude_none=True) for part in content]
+        elif self.role == "assistant":
+            parts = [output_text(content)]
+        else:
+            parts = [{"type": "input_text", "text": content}]
         name = {"id": f"msg_{key}", "status": "completed"}
         given = self.model_dump(exclude_none=True, exclude={"content"})
         return {**name, **given, "content": parts}
+
+
+def output_text(text: str, logprobs: Sequence[Item] = ()) -> Item:
+    """The part of a message that an assistant writes."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 class Reasoning(RequestModel):
@@ -81,8 +110,8 @@ class Reasoning(RequestModel):
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[Any] = Field(default_factory=list)
-    content: list[Any] | None = None
+    summary: Notes = Field(default_factory=list)
+    content: Notes | None = None
     encrypted_content: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
@@ -141,7 +170,7 @@ class ReasoningConfig(RequestModel):
 
 
 class PromptBody(RequestModel):
-    """What a prompt is made of: the body of POST /v1/responses/input_tokens.
+    """What a prompt is made of.
 
     `instructions` come first, then the conversation up to `previous_response_id`, then `input`.
     """
@@ -166,6 +195,11 @@ class PromptBody(RequestModel):
     tools: Annotated[Any, only(None, [])] = None
     tool_choice: Annotated[Any, only(None, "none", "auto")] = None
     conversation: Annotated[Any, only(None)] = None
+
+
+class InputTokensBody(PromptBody):
+    """The body of POST /v1/responses/input_tokens."""
+
     personality: Annotated[Any, only(None)] = None
 
 
