@@ -78,7 +78,7 @@ def _does_not_generate(service: WorkerService, info: EmbeddingInfo) -> ApiError:
     kind = "an embedding model" if info.kind == "embedding" else "a classification model"
     return bad_request(
         f"The model {service.model_name} is served as {kind}, which generates no text. It answers "
-        f"{', '.join(OF_EMBEDDING[:4])} and /v1/score",
+        "/v1/embeddings, /encode, /classify, /v1/rerank and /v1/score",
         "model",
         "unsupported_model",
     )

@@ -37,7 +37,7 @@ class RerankBody(RequestModel):
     query: str
     documents: list[_Document]
     top_n: Annotated[int, Field(ge=1)] | None = None
-    return_documents: bool | None = True
+    return_documents: bool = True
 
 
 @router.post("/v1/rerank", openapi_extra=takes(RerankBody))
