@@ -104,7 +104,7 @@ async def embed(
 
 
 def new_rids(kind: str, count: int) -> list[str]:
-    """Request ids of one call: they begin with the same, which is the first part of each."""
+    """Request ids of one call: its own id, which begins with `kind`, and the place of each."""
     name = f"{kind}-{uuid.uuid4().hex}"
     return [f"{name}-{index}" for index in range(count)]
 

@@ -63,7 +63,8 @@ async def _cosines(
     points = {
         text: _of_length_one(answer.values) for text, answer in zip(texts, answers, strict=True)
     }
-    return [float(points[first.text] @ points[second.text]) for first, second in pairs], answers
+    cosines = (float(points[first.text] @ points[second.text]) for first, second in pairs)
+    return [max(-1.0, min(each, 1.0)) for each in cosines], answers  # rounding goes beyond 1
 
 
 def _of_length_one(values: Numbers) -> Numbers:
