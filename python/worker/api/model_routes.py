@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 
-from ..messages import EmbeddingInfo
 from . import control, control_engine, label_score, native
 from .errors import ApiError, bad_request
 from .openai import chat, completions, models, tokenization
 from .openai.responses.routes import install_responses
 from .openai.responses.routes import router as responses
-from .service import WorkerService
+from .service import WorkerService, service_of
 
 _OF_ALL_MODELS = (models, tokenization, control, control_engine)
 _OF_GENERATION = (native, chat, completions, label_score)
@@ -25,19 +24,18 @@ def install_routes(app: FastAPI, service: WorkerService) -> None:
     """Add all that this worker answers."""
     for module in _OF_ALL_MODELS:
         app.include_router(module.router)
-    info = service.engine_info.embedding
-    if info is None:
+    if service.engine_info.embedding is None:
         for module in _OF_GENERATION:
             app.include_router(module.router)
         install_responses(app, service)
-        app.include_router(_refusing(OF_EMBEDDING, _generates(service)))
+        app.include_router(_refusing(OF_EMBEDDING, _generates))
         return
     routers = embedding_routers()
     for router in routers:
         app.include_router(router)
     generation = (*(module.router for module in _OF_GENERATION), responses)
     others = _paths(generation) - _paths(routers)
-    app.include_router(_refusing(others, _does_not_generate(service, info)))
+    app.include_router(_refusing(others, _does_not_generate))
 
 
 def embedding_routers() -> list[APIRouter]:
@@ -53,12 +51,12 @@ def _paths(routers: Iterable[APIRouter]) -> set[str]:
     return {route.path for route in routes if isinstance(route, APIRoute)}
 
 
-def _refusing(paths: Iterable[str], error: ApiError) -> APIRouter:
-    """Answers all of `paths` with `error`."""
+def _refusing(paths: Iterable[str], why: Callable[[WorkerService], ApiError]) -> APIRouter:
+    """Answers all of `paths` with an error."""
     router = APIRouter(include_in_schema=False)
 
     async def refuse(request: Request) -> Response:
-        return error.response()
+        return why(service_of(request)).response()
 
     for path in paths:
         router.add_api_route(path, refuse, methods=["GET", "POST", "PUT", "DELETE"])
@@ -74,11 +72,12 @@ def _generates(service: WorkerService) -> ApiError:
     )
 
 
-def _does_not_generate(service: WorkerService, info: EmbeddingInfo) -> ApiError:
-    kind = "an embedding model" if info.kind == "embedding" else "a classification model"
+def _does_not_generate(service: WorkerService) -> ApiError:
+    info = service.engine_info.embedding
+    kind = "a classification" if info and info.kind == "classification" else "an embedding"
     return bad_request(
-        f"The model {service.model_name} is served as {kind}, which generates no text. It answers "
-        "/v1/embeddings, /encode, /classify, /v1/rerank and /v1/score",
+        f"The model {service.model_name} is served as {kind} model, which generates no text. It "
+        "answers /v1/embeddings, /encode, /classify, /v1/rerank and /v1/score",
         "model",
         "unsupported_model",
     )
