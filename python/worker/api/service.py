@@ -50,9 +50,10 @@ class WorkerService:
     def tokenizer(self) -> Tokenizer:
         """For all that needs text. Raises ApiError 400 if the worker has none."""
         if self.loaded_tokenizer is None:
+            route = "/generate" if self.engine_info.embedding is None else "/encode"
             raise bad_request(
                 "This worker was started with --skip-tokenizer-init and knows no text; "
-                "use /generate with input_ids"
+                f"use {route} with input_ids"
             )
         return self.loaded_tokenizer
 

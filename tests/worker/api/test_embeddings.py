@@ -256,6 +256,26 @@ async def test_wrong_native_bodies_are_refused(
     assert response.json()["error"]["param"] == param
 
 
+async def test_without_a_tokenizer_token_ids_are_embedded(start_worker: StartWorker) -> None:
+    worker = await start_worker(ready={"embedding": EMBEDS}, tokenizer=None)
+    for path, field in (("/encode", "input_ids"), ("/v1/embeddings", "input")):
+        assert (await worker.http.post(path, json={field: [5, 6]})).status_code == 200
+    response = await worker.http.post("/encode", json={"text": "cat"})
+    assert_error(response, 400, "invalid_request_error", "invalid_value")
+    assert "/encode with input_ids" in response.json()["error"]["message"]
+
+
+async def test_texts_are_logged_when_asked(
+    start_embedding: StartWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for log_requests in (True, False):
+        worker = await start_embedding(log_requests=log_requests)
+        await worker.http.post("/encode", json={"text": "the cat", "rid": "mine"})
+        lines = [each.getMessage() for each in caplog.records if "mine" in each.getMessage()]
+        assert lines == ["request rid=mine tokens=4 text=' [CLS] the cat [SEP]'"]
+
+
 # ===== what can happen on the way =====
 
 
