@@ -108,14 +108,14 @@ def hidden_row(place: int) -> list[float]:
 
 
 def with_details(request: GenerateRequest, chunks: list[TokenChunk]) -> list[TokenChunk]:
-    """The chunks with what the request asks for, as an engine sends it."""
+    """The chunks with what the request asks for, as an engine sends it, unless a script did."""
     prompt = request.input_ids
     options = request.logprobs
     place = len(prompt)
     detailed = []
     for index, chunk in enumerate(chunks):
         ids = chunk.token_ids
-        if options is not None:
+        if options is not None and chunk.logprobs is None:
             chunk = msgspec.structs.replace(chunk, logprobs=_logprobs(place, ids, options))
         if index == 0 and options is not None and options.prompt_start is not None:
             start = max(options.prompt_start, 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,16 +20,24 @@ from worker.api.openai.tokenization import DetokenizeBody, TokenizeBody
 from worker.api.openai.types import ChatBody, CompletionBody
 from worker.api.pair_score import PairScoreBody
 from worker.api.rerank import RerankBody
-from worker.messages import GenerateRequest, TokenChunk, TokenLogprobs
 
 from .conftest import RunningWorker
 from .fake_scheduler import answer_with
 
 CHAT = [{"role": "user", "content": "hi"}]
 ROUTES: dict[str, tuple[type[RequestModel], dict[str, Any]]] = {
-    "/generate": (GenerateBody, {"text": "hi"}),
-    "/v1/chat/completions": (ChatBody, {"messages": CHAT}),
-    "/v1/completions": (CompletionBody, {"prompt": "hi"}),
+    "/generate": (
+        GenerateBody,
+        {
+            "text": "hi",
+            "return_logprob": True,
+            "logprob_start_len": 0,
+            "top_logprobs_num": 2,
+            "return_hidden_states": True,
+        },
+    ),
+    "/v1/chat/completions": (ChatBody, {"messages": CHAT, "logprobs": True, "top_logprobs": 2}),
+    "/v1/completions": (CompletionBody, {"prompt": "hi", "logprobs": 2, "echo": True}),
     "/v1/responses": (ResponseBody, {"input": "hi"}),
     "/v1/responses/input_tokens": (InputTokensBody, {"input": CHAT}),
     "/v1/tokenize": (TokenizeBody, {"prompt": "hi"}),
@@ -91,28 +98,11 @@ def examples(strategy: st.SearchStrategy[Any]) -> list[Any]:
     return made
 
 
-def answer(request: GenerateRequest) -> list[TokenChunk]:
-    """Two tokens, each as likely as the labels that are asked for."""
-    chunks = answer_with([40, 41])(request)
-    if request.logprobs is None:
-        return chunks
-    wanted = [-1.0] * len(request.logprobs.token_ids)
-    return [
-        msgspec.structs.replace(
-            chunk,
-            logprobs=TokenLogprobs(
-                [-1.0] * len(chunk.token_ids), [], [wanted] * len(chunk.token_ids)
-            ),
-        )
-        for chunk in chunks
-    ]
-
-
 @pytest.mark.parametrize(("of_embedding", "path"), CASES)
 async def test_no_body_breaks_a_route(
     worker: RunningWorker, embeds: RunningWorker, of_embedding: bool, path: str
 ) -> None:
-    worker.scheduler.script = answer
+    worker.scheduler.script = answer_with([40, 41])
     http = embeds.http if of_embedding else worker.http
     routes = OF_EMBEDDING if of_embedding else ROUTES
     seen = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -75,6 +76,15 @@ def test_start_reports_progress_and_listens_when_ready(start: Start) -> None:
     assert httpx.get(f"{ready['url']}/health", trust_env=False).status_code == 200
     info = httpx.get(f"{ready['url']}/get_server_info", trust_env=False).json()
     assert info["engine"]["max_total_tokens"] == ready["max_total_tokens"] == 4096
+
+
+def test_start_without_a_tokenizer_needs_none(start: Start, tmp_path: Path) -> None:
+    worker = start("--model-path", str(tmp_path), "--skip-tokenizer-init")
+    url = worker.event("ready")["url"]
+    body = {"input_ids": [5], "stream": True}
+    with httpx.stream("POST", f"{url}/generate", json=body, trust_env=False) as response:
+        first = next(response.iter_lines())
+    assert json.loads(first.removeprefix("data: "))["token_ids"] == [36]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
