@@ -18,14 +18,14 @@ import torch
 
 from worker.config import ServerArgs
 from worker.embedded_models import resolve_model_path
-from worker.messages import Embedding, Ready, TokenChunk
+from worker.messages import Embedding, EmbedRequest, Ready, TokenChunk
 from worker.scheduler.ranks import Followers
 from worker.scheduler.scheduler import Scheduler
 from worker.scheduler.startup import build_scheduler
 from worker.tokenization.native_answer import LogprobWish, meta_info, one_each
 from worker.tokenization.template_source import load_chat_template
 from worker.tokenization.text_output import GenerationAborted, TextOutput, TextRequest
-from worker.tokenization.tokenizer import Tokenizer, load_tokenizer
+from worker.tokenization.tokenizer import ModelInput, Tokenizer, load_tokenizer
 
 from .sampling_options import SamplingOptions
 
@@ -123,6 +123,40 @@ class Engine:
         answers = [self._answer(output) for output in outputs]
         return answers[0] if single else answers
 
+    def encode(
+        self,
+        prompt: str | tuple[str, str] | list[str | tuple[str, str]] | None = None,
+        input_ids: list[int] | list[list[int]] | None = None,
+    ) -> Any:
+        """What an embedding or classification model makes of one text, or of each of a list.
+
+        A tuple is a pair of texts, for models that read two as one. Returns a dict for one text and
+        a list of dicts for a list: "embedding", a list of numbers, and "meta_info" with id,
+        prompt_tokens and cached_tokens. A classifier's numbers are its logits.
+
+        Raises ValueError if an argument is wrong or a text does not fit, or for a model that
+        generates; RuntimeError if the engine fails or was shut down.
+        """
+        inputs, single = self._inputs(prompt, input_ids)
+        for each in inputs:
+            self._check_token_ids(each.input_ids)
+        requests = [
+            EmbedRequest(uuid.uuid4().hex, each.input_ids, each.token_type_ids) for each in inputs
+        ]
+        found = self._embed(requests)
+        answers = [
+            {
+                "embedding": memoryview(found[request.rid].values).cast("f").tolist(),
+                "meta_info": {
+                    "id": request.rid,
+                    "prompt_tokens": len(request.input_ids),
+                    "cached_tokens": found[request.rid].cached_tokens,
+                },
+            }
+            for request in requests
+        ]
+        return answers[0] if single else answers
+
     def flush_cache(self) -> bool:
         """Empty the prefix cache; False, and nothing done, while a stream is running."""
         return self.scheduler.flush_cache()
@@ -155,6 +189,18 @@ class Engine:
         if input_ids and isinstance(input_ids[0], list):
             return cast(list[list[int]], input_ids), False
         return [cast(list[int], input_ids)], True
+
+    def _inputs(
+        self,
+        prompt: str | tuple[str, str] | list[str | tuple[str, str]] | None,
+        input_ids: list[int] | list[list[int]] | None,
+    ) -> tuple[list[ModelInput], bool]:
+        """The same for an embedding model, which may read pairs of texts."""
+        if prompt is None or input_ids is not None or self.tokenizer is None:
+            prompts, single = self._prompts(cast(Any, prompt), input_ids)
+            return [ModelInput(ids) for ids in prompts], single
+        texts = prompt if isinstance(prompt, list) else [prompt]
+        return self.tokenizer.encode_inputs(texts), not isinstance(prompt, list)
 
     def _begin(
         self,
@@ -236,6 +282,31 @@ class Engine:
                 del self._inboxes[output.request.rid]
             for rid in running:
                 scheduler.abort(rid)
+
+    def _embed(self, requests: list[EmbedRequest]) -> dict[str, Embedding]:
+        """Step until there is a vector for each of `requests`; returns them by request."""
+        inbox: list[Embedding] = []
+        found: dict[str, Embedding] = {}
+        rids = [request.rid for request in requests]
+        self._inboxes |= dict.fromkeys(rids, inbox)
+        try:
+            for request in requests:
+                self._deliver(self.scheduler.add(request))
+            while len(found) < len(requests):
+                if not inbox:
+                    self._deliver(self.scheduler.step())
+                found |= {embedding.rid: embedding for embedding in inbox}
+                inbox.clear()
+                failure = next((e.failure for e in found.values() if e.failure), None)
+                if failure is not None:
+                    kind = ValueError if failure.status < 500 else RuntimeError
+                    raise kind(failure.message)
+        finally:
+            for rid in rids:
+                del self._inboxes[rid]
+                if rid not in found:
+                    self.scheduler.abort(rid)
+        return found
 
     def _deliver(self, answers: list[TokenChunk | Embedding]) -> None:
         """Sort a step's answers into the inboxes of the calls that wait for them."""
