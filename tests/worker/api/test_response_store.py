@@ -108,7 +108,9 @@ async def test_conversations_expire_whole(open_store, clock: Clock) -> None:
     assert await there(store, *names, "newer") == ["new", "newer"]
 
 
-async def test_what_rests_longest_goes_when_there_is_too_much(open_store, clock: Clock) -> None:
+async def test_what_rests_longest_goes_when_there_is_too_much(
+    open_store, clock: Clock, tmp_path: Path
+) -> None:
     store = open_store(max_bytes=3_000_000)
     await add(store, "root", size=200_000)
     previous = "root"
@@ -123,5 +125,5 @@ async def test_what_rests_longest_goes_when_there_is_too_much(open_store, clock:
     left = await there(store, *alone)
     assert left
     assert left == alone[-len(left) :]
-    files = sum(path.stat().st_size for path in store._path.parent.glob("*.sqlite3"))
+    files = sum(path.stat().st_size for path in tmp_path.rglob("*.sqlite3"))
     assert files < 4_000_000
