@@ -27,12 +27,13 @@ from worker.tokenization.template_source import load_chat_template
 from worker.tokenization.text_output import GenerationAborted, TextOutput, TextRequest
 from worker.tokenization.tokenizer import ModelInput, Tokenizer, load_tokenizer
 
+from .engine_control import ControlledEngine
 from .sampling_options import SamplingOptions
 
 Answer = dict[str, Any]
 
 
-class Engine:
+class Engine(ControlledEngine):
     """Loads a model and answers prompts; names and shapes of answers are SGLang's.
 
     The scheduler steps in the thread that waits for an answer. Several streams may be read in turn,
@@ -160,6 +161,11 @@ class Engine:
     def flush_cache(self) -> bool:
         """Empty the prefix cache; False, and nothing done, while a stream is running."""
         return self.scheduler.flush_cache()
+
+    def finish_running(self) -> None:
+        """Compute all answers of the streams that are open; they can be read on."""
+        while not self.scheduler.is_idle:
+            self._deliver(self.scheduler.step())
 
     def shutdown(self) -> None:
         """Give weights and KV memory back; streams cannot go on. May be called twice."""

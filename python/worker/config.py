@@ -395,6 +395,15 @@ class ServerArgs:
         names = (option.name for option in dataclasses.fields(cls))
         return cls(**{name: getattr(parsed, name) for name in names if hasattr(parsed, name)})
 
+    def with_weights(self, model_path: str, load_format: str) -> ServerArgs:
+        """The same with other weights; the tokenizer stays where it was."""
+        return dataclasses.replace(
+            self,
+            model_path=model_path,
+            load_format=load_format,
+            tokenizer_path=self.tokenizer_path or self.model_path,
+        )
+
     def to_cli(self) -> list[str]:
         """The flags that make these arguments again; those at their default are left out.
 

@@ -153,14 +153,15 @@ class GetWeight(msgspec.Struct, frozen=True, array_like=True, tag="get_weight"):
 
 
 class StartProfile(msgspec.Struct, frozen=True, array_like=True, tag="start_profile"):
-    """Trace what the engine does, on every rank; the file's name is `path` with the rank behind it.
+    """Trace what the engine does, on every rank; the files' names begin with `name`.
 
-    With `num_steps` it ends by itself. No `activities` are all that the device has. Answered by
-    `OrderDone`.
+    `folder` None is $SGLANG_TORCH_PROFILER_DIR, or else where temporary files go. With `num_steps`
+    the trace ends by itself. No `activities` are all that the device has. Answered by `OrderDone`.
     """
 
     rid: str
-    path: str
+    name: str
+    folder: str | None = None
     num_steps: int | None = None
     activities: tuple[Literal["CPU", "GPU"], ...] = ()
     with_stack: bool = False

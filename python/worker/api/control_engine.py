@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -23,14 +20,12 @@ from ..messages import (
     WeightValues,
 )
 from .errors import bad_request
-from .fields import RequestModel
+from .fields import RequestModel, TokenCount
 from .http_exchange import json_response, read_body
 from .openapi import takes
 from .service import service_of
 
 router = APIRouter()
-
-PROFILE_FOLDER_VARIABLE = "SGLANG_TORCH_PROFILER_DIR"
 
 _UNNUMBERED = ""  # the id of an order, until it is sent
 
@@ -69,7 +64,7 @@ class GetWeightBody(RequestModel):
     """A tensor by its name in the checkpoint, and how many of its rows or numbers."""
 
     name: str
-    truncate_size: Annotated[int, Field(ge=1)] = 100
+    truncate_size: TokenCount = 100
 
 
 @router.get("/get_weights_by_name", openapi_extra=takes(GetWeightBody))
@@ -104,8 +99,8 @@ async def resume_memory_occupation(request: Request) -> Response:
 class StartProfileBody(RequestModel):
     """What to trace, how long, and where to."""
 
-    output_dir: str | None = None
-    num_steps: Annotated[int, Field(ge=1)] | None = None
+    output_dir: Annotated[str, Field(min_length=1)] | None = None
+    num_steps: TokenCount | None = None
     activities: Annotated[list[Literal["CPU", "GPU"]], Field(min_length=1)] | None = None
     with_stack: bool | None = False
     record_shapes: bool | None = False
@@ -116,10 +111,10 @@ class StartProfileBody(RequestModel):
 async def start_profile(request: Request) -> Response:
     """Trace the engine's steps from now on; 400 if that is being done."""
     body = await read_body(request, StartProfileBody, optional=True)
-    folder = body.output_dir or os.environ.get(PROFILE_FOLDER_VARIABLE) or tempfile.gettempdir()
     order = StartProfile(
         _UNNUMBERED,
-        path=str(Path(folder).absolute() / f"{time.time():.3f}"),
+        name=f"{time.time():.3f}",
+        folder=body.output_dir,
         num_steps=body.num_steps,
         activities=tuple(body.activities or ()),
         with_stack=bool(body.with_stack),

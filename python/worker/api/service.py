@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence, Sized
@@ -79,13 +78,7 @@ class WorkerService:
 
     def now_serves(self, model_path: str, load_format: str) -> None:
         """The weights are others from now on; the tokenizer stays what it was."""
-        tokenizer_path = self.server_args.tokenizer_path or self.server_args.model_path
-        self.server_args = dataclasses.replace(
-            self.server_args,
-            model_path=model_path,
-            load_format=load_format,
-            tokenizer_path=tokenizer_path,
-        )
+        self.server_args = self.server_args.with_weights(model_path, load_format)
 
     async def tokenize(
         self, texts: Sequence[str], add_special_tokens: bool = True

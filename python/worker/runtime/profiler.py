@@ -24,9 +24,8 @@ class StepProfiler:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._profile: profile | None = None
-        self._path: Path | None = (
-            None  # of the trace that is made, or was written and not asked for
-        )
+        # Of the trace that is being made, or that has ended by itself.
+        self._path: Path | None = None
         self._steps_left: int | None = None
 
     def start(
@@ -38,7 +37,7 @@ class StepProfiler:
         with_stack: bool = False,
         record_shapes: bool = False,
     ) -> None:
-        """Trace what comes, to be written to `path`; after `num_steps` steps it is by itself.
+        """Trace what comes, to be written to `path` by `stop`, or as soon as `num_steps` are over.
 
         `activities` are "CPU" and "GPU", by default all that the device has. `with_stack` adds
         Python's functions. Raises ProfilerError if a trace is being made, for a GPU that is not
@@ -52,13 +51,14 @@ class StepProfiler:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with a null character
             raise ProfilerError(f"the trace cannot be written: {error}") from None
         wanted = activities or (["CPU", "GPU"] if on_gpu else ["CPU"])
         started = profile(
             activities=[_ACTIVITIES[name] for name in wanted],
             with_stack=with_stack,
             record_shapes=record_shapes,
+            acc_events=True,
         )
         started.start()
         self._profile, self._path, self._steps_left = started, path, num_steps

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,9 @@ from ..runtime.weights import WeightLoadError
 from ..runtime.weights.read import UnknownWeightError
 
 logger = logging.getLogger(__name__)
+
+# The folder for traces, if an order names none.
+TRACES_VARIABLE = "SGLANG_TORCH_PROFILER_DIR"
 
 _LOG_SECONDS = 10.0
 
@@ -107,11 +112,12 @@ class EngineControl:
         try:
             return resolve_model_path(model_path, self._progress)
         except ModelPullError as error:
-            raise OrderError(f"Failed to get weights iterator: {error}") from None
+            reason = f": {error}"
         except ModelNotFoundError:
-            raise OrderError(
-                f"Failed to get weights iterator: {model_path} (repository not found)."
-            ) from None
+            reason = f": {model_path} (repository not found)."
+        except (OSError, RuntimeError, ValueError) as error:  # not a name that files can have
+            reason = f": {model_path} ({error})."
+        raise OrderError(f"Failed to get weights iterator{reason}")
 
     def _release_memory(self) -> None:
         self._expect(released=False)
@@ -125,10 +131,10 @@ class EngineControl:
         try:
             with self._parallel.together(self._runner.device):
                 self._runner.resume_memory()
+            self._prepare()
         except (OutOfMemory, OtherRankError):
             self._runner.release_memory()
             raise
-        self._prepare()
         self.released = False
         logger.info("weights and KV cache are back")
 
@@ -154,22 +160,21 @@ class EngineControl:
     # ===== traces =====
 
     def _start_profile(self, order: StartProfile) -> None:
+        folder = order.folder or os.environ.get(TRACES_VARIABLE) or tempfile.gettempdir()
+        start = Path(folder).absolute() / order.name
+        traces = [f"{start}-TP-{rank}.trace.json.gz" for rank in range(self._parallel.size)]
         with self._parallel.together(self._runner.device):
             self.profiler.start(
-                Path(_trace(order.path, self._parallel.rank)),
+                Path(traces[self._parallel.rank]),
                 num_steps=order.num_steps,
                 activities=order.activities,
                 with_stack=order.with_stack,
                 record_shapes=order.record_shapes,
             )
-        self._traces = tuple(_trace(order.path, rank) for rank in range(self._parallel.size))
+        self._traces = tuple(traces)
 
     def _stop_profile(self) -> tuple[str, ...]:
         """The files of all ranks, once they are written."""
         with self._parallel.together(self._runner.device):
             self.profiler.stop()
         return self._traces
-
-
-def _trace(path: str, rank: int) -> str:
-    return f"{path}-TP-{rank}.trace.json.gz"

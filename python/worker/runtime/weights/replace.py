@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ...distributed.tensor_parallel import OtherRankError
 from ...models.config import ModelConfig, ModelConfigError, load_model_config
 from ...models.model import Model, WeightLoadError
 from .loader import Progress, load_weights, open_weights
@@ -48,8 +49,10 @@ def replace_weights(
         with model.parallel.together(device):
             _check_same_model(model.config, new)
             opened = open_weights(model, new.path, new.load_format, new.seed)
-    except ModelConfigError as error:
-        raise WeightLoadError(str(error)) from None
+    except (OtherRankError, WeightLoadError):
+        raise
+    except Exception as error:  # nothing was touched, whatever it is
+        raise WeightLoadError(str(error)) from error
     try:
         with model.parallel.together(device):
             opened.load(progress)
