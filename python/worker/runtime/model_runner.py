@@ -133,6 +133,7 @@ class ModelRunner:
         )
         self.total_tokens = parallel.min(tokens, self.device)
         self._backend_name = backend or default_backend(self.device)
+        self._lasting = {*self.__dict__, "_lasting"}  # what `release_memory` leaves
         self._allocate_pool()
 
     def _allocate_pool(self) -> None:
@@ -294,22 +295,21 @@ class ModelRunner:
         if on_gpu:
             torch.cuda.synchronize(self.device)
             self.model.to("cpu")
-        for name in _STEP_STATE:
-            self.__dict__.pop(name, None)
+        for name in self.__dict__.keys() - self._lasting:
+            delattr(self, name)
         if on_gpu:
             torch.cuda.empty_cache()
 
     def resume_memory(self) -> None:
         """Take weights and KV pool back; `set_page_table` and what follows it come next.
 
-        Raises OutOfMemory if the memory is not free: then nothing was taken.
+        Raises OutOfMemory if the memory is not free: `release_memory` gives back what was taken.
         """
         try:
             if self.device.type == "cuda":
                 self.model.to(self.device)
             self._allocate_pool()
         except torch.OutOfMemoryError:
-            self.release_memory()
             raise OutOfMemory("the GPU's memory is not free for weights and KV cache") from None
 
     # ===== steps =====

@@ -128,15 +128,31 @@ class EngineControl:
 
     def _resume_memory(self) -> None:
         self._expect(released=True)
+        reason = self._take_memory()
+        if reason is not None:  # the error is gone, whose frames hold on to what was taken
+            self._runner.release_memory()
+            raise OutOfMemory(reason)
+        self.released = False
+        logger.info("weights and KV cache are back")
+
+    def _take_memory(self) -> str | None:
+        """Why it cannot be had on all ranks, if it cannot."""
         try:
             with self._parallel.together(self._runner.device):
                 self._runner.resume_memory()
+            self._prepare_or_end()
+        except (OutOfMemory, OtherRankError) as error:
+            return str(error)
+        return None
+
+    def _prepare_or_end(self) -> None:
+        """Of several ranks, the others wait inside of a step for one whose memory runs out."""
+        try:
             self._prepare()
-        except (OutOfMemory, OtherRankError):
-            self._runner.release_memory()
+        except OutOfMemory as error:
+            if self._parallel.size > 1:
+                raise RuntimeError(str(error)) from error
             raise
-        self.released = False
-        logger.info("weights and KV cache are back")
 
     def _expect(self, *, released: bool) -> None:
         if self.released and not released:

@@ -20,9 +20,8 @@ class Gate:
     def __init__(self, scheduler: Scheduler, answer: Callable[[ControlAnswer], None]) -> None:
         self._scheduler = scheduler
         self._answer = answer
-        self._waiting: deque[GenerateRequest | EmbedRequest | IdleOrder] = (
-            deque()
-        )  # an order comes first
+        # An order comes first.
+        self._waiting: deque[GenerateRequest | EmbedRequest | IdleOrder] = deque()
 
     @property
     def is_idle(self) -> bool:

@@ -44,7 +44,6 @@ def replace_weights(
     any rank, `old` is loaded again. Raises WeightLoadError or OtherRankError, the old weights being
     in place, or WeightsLostError, if even those cannot be read.
     """
-
     try:
         with model.parallel.together(device):
             _check_same_model(model.config, new)
