@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
+import random
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,6 +23,7 @@ from worker.tokenization.tokenizer import load_tokenizer
 from ..checkpoints import hf_logits, hf_reference, make_checkpoint
 from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
 from ..tokenization.wordpiece_tokenizer import write_wordpiece_tokenizer
+from .test_with_engine import idle_state
 from .worker_process import WorkerProcess
 
 TEXTS = ["the cat sat", "the dog!", "a", "the car, the car and the dogs sitting in the car."]
@@ -100,6 +104,24 @@ def test_a_full_call_and_the_longest_text(bert_url: str) -> None:
         assert httpx.get(f"{bert_url}{path}", timeout=60, trust_env=False).status_code == 200
 
 
+async def test_nothing_is_held_for_clients_that_left(bert_url: str) -> None:
+    chance = random.Random(4)
+    async with httpx.AsyncClient(base_url=bert_url, timeout=60, trust_env=False) as http:
+
+        async def leave_early() -> None:
+            texts = [chance.choice(TEXTS) for _ in range(chance.randrange(1, 300))]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(chance.uniform(0.01, 0.5)):
+                    await http.post("/v1/embeddings", json={"input": texts})
+
+        await asyncio.gather(*(leave_early() for _ in range(30)))
+        state = await idle_state(http)
+        assert (await http.get("/get_load")).json() == {"load": 0}
+    assert state["held_tokens"] == state["used_tokens"] == 0
+    assert state["free_tokens"] == state["total_tokens"]
+    assert embeddings(bert_url, TEXTS).shape == (4, 64)
+
+
 def test_a_cross_encoder_scores_pairs_with_their_types(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, "bert", head="classify", num_labels=1)
     write_wordpiece_tokenizer(folder)
@@ -121,6 +143,42 @@ def test_a_cross_encoder_scores_pairs_with_their_types(tmp_path: Path) -> None:
         alone = model(torch.tensor([pairs[0].input_ids])).logits[0].tolist()
     assert raw == pytest.approx(alone, abs=1e-4)
     assert len(set(map(round, (1e6 * value for value in expected)))) == 3
+
+
+def test_a_generating_model_embeds_where_asked(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "llama3", vocab_size=300)
+    write_tiny_tokenizer(folder)
+    expected = []
+    for text in TEXTS:
+        ids = load_tokenizer(folder).encode(text)
+        with torch.inference_mode():
+            states = hf_reference(folder, head="embed")(torch.tensor([ids])).last_hidden_state[0]
+        expected.append(F.normalize(states[-1], dim=0))
+    with served(folder, "--is-embedding", "--max-total-tokens", "512") as url:
+        found = embeddings(url, TEXTS)
+        again = post(url, "/encode", text=TEXTS[3])
+        chat = httpx.post(f"{url}/v1/chat/completions", json={}, trust_env=False)
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
+    assert again["meta_info"]["cached_tokens"] == again["meta_info"]["prompt_tokens"] - 1
+    assert torch.tensor(again["embedding"]) @ expected[3] > 0.9999
+    assert chat.json()["error"]["code"] == "unsupported_model"
+
+
+def test_a_reward_model_scores_conversations(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, "llama3", head="classify", num_labels=1, vocab_size=300)
+    tokenizer = load_tokenizer(write_tiny_tokenizer(folder))
+    model = hf_reference(folder, head="classify")
+
+    def reward(text: str) -> float:
+        with torch.inference_mode():
+            return model(torch.tensor([tokenizer.encode(text)])).logits.item()
+
+    with served(folder, "--is-embedding", "--max-total-tokens", "512") as url:
+        answers = [post(url, "/classify", model="any", text=text) for text in TEXTS]
+        (score,) = post(url, "/v1/score", text_1="the cat", text_2=" sat")["data"]
+    for text, answer in zip(TEXTS, answers, strict=True):
+        assert answer["embedding"] == pytest.approx([reward(text)], abs=1e-4)
+    assert score["score"] == pytest.approx(1 / (1 + math.exp(-reward("the cat sat"))), abs=1e-5)
 
 
 def test_labels_are_scored_as_the_next_token(tmp_path: Path) -> None:
