@@ -234,8 +234,8 @@ class ModelRunner:
         """Compute `prompt_tokens` tokens of prompts in the spare slot, on a GPU.
 
         It compiles what prefill and steps of few tokens need, with `prefix_sharing` also prefill
-        after a shared prefix, and takes the memory that the largest chunk will take, also where all
-        of it is to be known. Raises OutOfMemory if there is not so much left.
+        after a shared prefix, and takes the memory that the largest chunk will take if everything
+        about it is to be known. Raises OutOfMemory if there is not so much left.
         """
         if self.device.type == "cpu":
             return
@@ -244,7 +244,6 @@ class ModelRunner:
             for tokens in (1, 2):  # one token has kernels of its own, so have few
                 self.launch(self._spare_prompts(tokens)).wait()
             largest = self._spare_prompts(length, prompt_tokens // length)
-            self.launch(largest).wait()
             self.launch(_with_all_known(largest)).wait()
             if prefix_sharing and self._backend.shares_prefixes:
                 shared = self._example_tokens - 1

@@ -30,7 +30,7 @@ class PendingResult(Protocol):
     """The result of a step that was launched."""
 
     def wait(self) -> StepResult:
-        """Block until it is there."""
+        """Block until the step is computed."""
         ...
 
 
@@ -45,16 +45,13 @@ class DeviceResult:
         hidden_states: torch.Tensor | None = None,
         vectors: torch.Tensor | None = None,
     ) -> None:
-        found = (logprobs, prompt_logprobs, hidden_states, vectors)
-        is_empty = not len(tokens) and all(each is None for each in found)
         self._tokens = _to_host(tokens)
         self._logprobs = logprobs and Logprobs(*map(_to_host, logprobs))
         self._prompt_logprobs = prompt_logprobs and Logprobs(*map(_to_host, prompt_logprobs))
         self._hidden_states = None if hidden_states is None else _to_host(hidden_states)
         self._vectors = None if vectors is None else _to_host(vectors)
-        self._event: torch.cuda.Event | None = None
-        if tokens.is_cuda and not is_empty:
-            self._event = torch.cuda.Event()
+        self._event = torch.cuda.Event() if tokens.is_cuda else None
+        if self._event is not None:
             self._event.record()
 
     def wait(self) -> StepResult:
