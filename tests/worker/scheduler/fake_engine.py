@@ -21,14 +21,18 @@ from worker.scheduler.step import Step, step_input
 VOCAB = 50
 
 
-def hidden_state(text: np.ndarray) -> int:
-    """What the fake model thinks after `text`: any change of the text changes it."""
-    return zlib.crc32(text.astype(np.int32).tobytes()) % (1 << 24)  # a float32 holds it
+def _checksum(text: np.ndarray) -> int:
+    return zlib.crc32(text.astype(np.int32).tobytes())
 
 
 def next_token(text: np.ndarray) -> int:
-    """What the fake model says after `text`."""
-    return hidden_state(text) % VOCAB
+    """What the fake model says after `text`: any change of the text changes it."""
+    return _checksum(text) % VOCAB
+
+
+def hidden_state(text: np.ndarray) -> int:
+    """What the fake model thinks after `text`; a float32 can hold it."""
+    return _checksum(text) % (1 << 24)
 
 
 def log_probabilities(text: np.ndarray) -> np.ndarray:
