@@ -45,6 +45,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     storage = str(tmp_path_factory.mktemp("storage"))
     arguments = ["--load-format", "dummy", "--max-total-tokens", "2048", "--port", "0"]
     arguments += ["--model-path", str(folder), "--random-seed", "1", "--num-threads", "1"]
+    arguments += ["--dtype", "float32"]
     arguments += ["--file-storage-path", storage]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "worker.launch_server", *arguments],
@@ -159,8 +160,67 @@ async def test_each_turn_of_a_conversation_finds_the_last_one_cached(
     assert_nothing_is_held(await idle_state(http))
 
 
+async def complete(http: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
+    response = await http.post("/v1/completions", json={"max_tokens": 16, **body})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def test_an_answer_scored_as_a_prompt_has_the_logprobs_it_was_made_with(
+    http: httpx.AsyncClient,
+) -> None:
+    prompt = list(range(3, 60))
+    made = await http.post(
+        "/generate",
+        json={
+            "input_ids": prompt,
+            "sampling_params": {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True},
+            "return_logprob": True,
+        },
+    )
+    values, ids, _ = zip(*made.json()["meta_info"]["output_token_logprobs"], strict=True)
+    # Twice: the second time the prefix cache has it all.
+    for _ in range(2):
+        scored = await complete(http, prompt=[*prompt, *ids], echo=True, logprobs=1, max_tokens=0)
+        logprobs = scored["choices"][0]["logprobs"]
+        assert logprobs["token_logprobs"][0] is None
+        assert logprobs["token_logprobs"][len(prompt) :] == pytest.approx(values, abs=1e-4)
+        # The answer was greedy, which an evaluation harness finds by comparing figures.
+        of_answer = zip(logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True)
+        assert all(value == max(top.values()) for value, top in list(of_answer)[len(prompt) :])
+    assert_nothing_is_held(await idle_state(http))
+
+
+async def test_logprobs_of_a_stream_are_those_of_the_whole(http: httpx.AsyncClient) -> None:
+    body = {"prompt": "in the inner é", "echo": True, "logprobs": 3, "temperature": 0, "n": 2}
+    whole = (await complete(http, **body))["choices"]
+    response = await http.post("/v1/completions", json={**body, "max_tokens": 16, "stream": True})
+    joined: list[dict[str, list[Any]]] = [{}, {}]
+    for line in response.text.split("\n\n"):
+        if line.startswith("data: {"):
+            (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+            for name, values in choice["logprobs"].items():
+                joined[choice["index"]].setdefault(name, []).extend(values)
+    for choice, of_stream in zip(whole, joined, strict=True):
+        assert of_stream["tokens"] == choice["logprobs"]["tokens"]
+        assert of_stream["text_offset"] == choice["logprobs"]["text_offset"]
+        values = choice["logprobs"]["token_logprobs"][1:]
+        assert of_stream["token_logprobs"][1:] == pytest.approx(values, abs=1e-4)
+    assert whole[0]["logprobs"]["tokens"] == whole[1]["logprobs"]["tokens"]
+
+
+async def test_the_best_of_several_answers_is_the_likeliest(http: httpx.AsyncClient) -> None:
+    body = {"prompt": "in or in", "seed": 3, "ignore_eos": True, "logprobs": 0}
+    several = (await complete(http, **body, n=4))["choices"]
+    best = max(several, key=lambda choice: sum(choice["logprobs"]["token_logprobs"]))
+    answer = await complete(http, **body, best_of=4)
+    (choice,) = answer["choices"]
+    assert (choice["index"], choice["text"]) == (0, best["text"])
+    assert answer["usage"]["completion_tokens"] == 4 * 16
+
+
 async def test_stop_string_frees_its_request(http: httpx.AsyncClient) -> None:
-    sampling: dict[str, Any] = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
+    sampling: dict[str, Any] = {"seed": 4, "max_new_tokens": 200, "ignore_eos": True}
     body = {"input_ids": [5, 6, 7], "sampling_params": sampling}
     text = (await http.post("/generate", json=body)).json()["text"]
     stop = text[20:24]
