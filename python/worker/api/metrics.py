@@ -145,7 +145,10 @@ class WorkerMetrics:
             life.generated_tokens += len(chunk.token_ids)
             generated_tokens += len(chunk.token_ids)
             if chunk.finish is not None:
-                self.ended(chunk.rid, complete=chunk.finish.kind != "abort")
+                complete = chunk.finish.kind != "abort"
+                if complete and life.first_token is None:  # the prompt alone was wanted
+                    prompt_tokens += life.prompt_tokens
+                self.ended(chunk.rid, complete=complete)
         self._prompt_tokens.inc(prompt_tokens)
         self._generation_tokens.inc(generated_tokens)
 

@@ -137,6 +137,16 @@ async def test_answers_are_counted_however_they_are_asked_for(
     }
 
 
+async def test_a_prompt_alone_is_counted_and_has_no_first_token(measured: RunningWorker) -> None:
+    measured.scheduler.script = answer_with([5], finish=FinishReason("length"))
+    body = {"input_ids": [5, 6, 7], "sampling_params": {"max_new_tokens": 0}}
+    assert (await measured.http.post("/generate", json=body)).status_code == 200
+    figures = await scrape(measured)
+    assert figures["prompt_tokens_total"] == 3
+    assert figures["generation_tokens_total"] == 0
+    assert figures.counts() == (0, 1, 0)
+
+
 async def test_latencies_are_those_of_the_first_token_the_others_and_all(
     measured: RunningWorker,
 ) -> None:
