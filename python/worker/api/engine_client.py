@@ -128,6 +128,11 @@ class EngineClient:
         """How many are running or wait for the scheduler to take them up."""
         return len(self._streams) + len(self._embeddings)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the engine has ended, or is about to."""
+        return self._failure is not None
+
     def abort(self, prefix: str) -> int:
         """End the requests whose ids begin with `prefix`, and say how many they were.
 

@@ -9,12 +9,12 @@ from fastapi.routing import APIRoute
 
 from . import control, control_engine, label_score, native
 from .errors import ApiError, bad_request
-from .openai import chat, completions, models, tokenization
+from .openai import batches, chat, completions, files, models, tokenization
 from .openai.responses.routes import install_responses
 from .openai.responses.routes import router as responses
 from .service import WorkerService, service_of
 
-_OF_ALL_MODELS = (models, tokenization, control, control_engine)
+_OF_ALL_MODELS = (models, tokenization, files, batches, control, control_engine)
 _OF_GENERATION = (native, chat, completions, label_score)
 # By name: their modules load numpy, which a model that generates does not need.
 OF_EMBEDDING = ("/v1/embeddings", "/encode", "/classify", "/v1/rerank", "/rerank")

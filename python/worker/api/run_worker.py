@@ -16,6 +16,7 @@ from ..tokenization.chat_template import ChatTemplateError
 from ..tokenization.template_source import load_chat_template
 from ..tokenization.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from .app import build_app
+from .batch.runner import BatchRunner
 from .daemon_thread import in_daemon_thread
 from .engine_client import EngineClient
 from .http_address import listen
@@ -101,20 +102,29 @@ async def _serve(
 
     receiving = asyncio.ensure_future(service.engine.receive_forever())
     access_log = start.server_args.log_level_http in ("debug", "info")
-    server = HttpServer(build_app(service), on_listening, access_log)
+    app = build_app(service)
+    batches = asyncio.ensure_future(BatchRunner(service, app).run())
+    server = HttpServer(app, on_listening, access_log)
     listen(start.bound)
     serving = asyncio.ensure_future(server.serve([start.bound]))
     await asyncio.wait((serving, receiving, signalled, death), return_when=asyncio.FIRST_COMPLETED)
     failure = _failure(receiving, signalled, death)
     if failure is None:
+        await _end(batches)  # before their requests fail: they are given back as if never begun
         service.engine.fail("The worker is shutting down", status=503)
     else:
         service.engine.fail(f"The engine is gone: {failure}", status=500)
         logger.error("the worker ends: %s", failure)
     server.stop()
     await serving
+    await _end(batches)
     receiving.cancel()
     return 0 if failure is None else 1
+
+
+async def _end(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
 
 
 def _failure(

@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TypeVar
 
 from fastapi import Request
@@ -17,6 +18,7 @@ from ..messages import Ready
 from ..tokenization.text_output import TextOutput, TextRequest
 from ..tokenization.token_bytes import TokenBytes
 from ..tokenization.tokenizer import ModelInput, TextOrPair, Tokenizer
+from .batch.storage import Storage
 from .engine_client import EngineClient
 from .errors import bad_request
 from .http_exchange import arrival
@@ -75,6 +77,11 @@ class WorkerService:
     def model_name(self) -> str:
         """What /v1/models calls the model."""
         return self.server_args.served_model_name or self.server_args.model_path
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Files and batches, which other workers may share."""
+        return Storage(Path(self.server_args.file_storage_path), self.model_name)
 
     def now_serves(self, model_path: str, load_format: str) -> None:
         """The weights are others from now on; the tokenizer stays what it was."""

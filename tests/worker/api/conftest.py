@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import zmq
 import zmq.asyncio
 
 from worker.api.app import build_app
+from worker.api.batch.runner import BatchRunner
 from worker.api.engine_client import EngineClient
 from worker.api.http_address import bind, listen
 from worker.api.http_server import HttpServer
@@ -40,6 +41,7 @@ class RunningWorker:
     http: httpx.AsyncClient
     scheduler: FakeScheduler
     service: WorkerService
+    batches: asyncio.Future[None]
 
     def openai(self, api_key: str = "none") -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0)
@@ -121,20 +123,24 @@ async def _running(
     scheduler = FakeScheduler(sockets["inbox"], sockets["outbox"])
     service = WorkerService(server_args, engine_info, tokenizer, engine, created=1_700_000_000)
     listening = asyncio.Event()
-    server = HttpServer(build_app(service), listening.set)
+    app = build_app(service)
+    server = HttpServer(app, listening.set)
     bound: socket.socket = bind("127.0.0.1", 0)
     listen(bound)
     tasks = [
         asyncio.ensure_future(engine.receive_forever()),
         asyncio.ensure_future(scheduler.run()),
     ]
+    batches = asyncio.ensure_future(BatchRunner(service, app).run())
     serving = asyncio.ensure_future(server.serve([bound]))
     await listening.wait()
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
     try:
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
-            yield RunningWorker(url, http, scheduler, service)
+            yield RunningWorker(url, http, scheduler, service, batches)
     finally:
+        batches.cancel()
+        await asyncio.wait((batches,))
         engine.fail("The test is over", status=503)
         server.stop()
         await serving
@@ -144,10 +150,11 @@ async def _running(
         context.destroy(linger=0)
 
 
-async def eventually(condition: Callable[[], bool], what: str) -> None:
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], what: str) -> None:
     """Wait for `condition`; the limit is only there to fail instead of hanging."""
     for _ in range(3000):
-        if condition():
+        found = condition()
+        if found if isinstance(found, bool) else await found:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"did not happen: {what}")

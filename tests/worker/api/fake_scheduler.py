@@ -158,6 +158,7 @@ class FakeScheduler:
         self.aborted: list[str] = []
         self.flush_succeeds = True
         self.answers_questions = True
+        self.waiting_requests = 2
 
     async def send(self, message: Any) -> None:
         await self._outbox.send(msgspec.msgpack.encode(message))
@@ -181,16 +182,26 @@ class FakeScheduler:
             case FlushCache(rid) if self.answers_questions:
                 await self.send(FlushDone(rid, self.flush_succeeds))
             case GetState(rid) if self.answers_questions:
-                await self.send(SchedulerState(rid, 1, 2, 100, 50, 30, 20, 25, 8, 2, 9, 0, 12.5))
+                waiting = self.waiting_requests
+                await self.send(
+                    SchedulerState(rid, 1, waiting, 100, 50, 30, 20, 25, 8, 2, 9, 0, 12.5)
+                )
 
 
-async def _serve(requests: str, outputs: str, start_error: str | None) -> None:
+async def _serve(requests: str, outputs: str, start_error: str | None, answers: int) -> None:
     context = zmq.asyncio.Context()
     inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     inbox.connect(requests)
     outbox.connect(outputs)
     scheduler = FakeScheduler(inbox, outbox)
-    scheduler.script = answer_with(list(range(36, 46)), finish=None)
+    scheduler.waiting_requests = 0
+
+    def script(request: GenerateRequest) -> list[TokenChunk]:
+        is_answered = len(scheduler.requests) <= answers
+        finish = FinishReason("stop", matched=2) if is_answered else None
+        return answer_with(list(range(36, 46)), finish=finish)(request)
+
+    scheduler.script = script
     await scheduler.send(LoadProgress("loading weights", 0.5))
     if start_error is not None:
         await scheduler.send(StartFailed(start_error))
@@ -201,7 +212,9 @@ async def _serve(requests: str, outputs: str, start_error: str | None) -> None:
 
 
 def main() -> None:
-    """With worker.scheduler's command line. FAKE_SCHEDULER says how to misbehave at the start."""
+    """With worker.scheduler's command line. FAKE_SCHEDULER says how to misbehave at the start,
+    FAKE_ANSWERS how many requests get a whole answer; others never end.
+    """
     parser = argparse.ArgumentParser()
     for flag in ("--args", "--requests", "--outputs"):
         parser.add_argument(flag, required=True)
@@ -219,7 +232,8 @@ def main() -> None:
     if behaviour == "hang":
         time.sleep(600)
     start_error = "no weights\nin the folder" if behaviour == "fail" else None
-    asyncio.run(_serve(parsed.requests, parsed.outputs, start_error))
+    answers = int(os.environ.get("FAKE_ANSWERS", "0"))
+    asyncio.run(_serve(parsed.requests, parsed.outputs, start_error, answers))
 
 
 if __name__ == "__main__":

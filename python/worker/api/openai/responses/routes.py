@@ -21,6 +21,7 @@ from ...http_exchange import (
 from ...openapi import queries, takes
 from ...service import WorkerService, service_of
 from ..chat_prompt import with_template_stops
+from ..lists import list_of
 from ..requests import text_requests
 from .events import ResponseEvents
 from .prompt import conversation, items_before, prompt_for
@@ -148,15 +149,7 @@ async def list_input_items(request: Request, response_id: str) -> Response:
             raise bad_request(message, "after", "invalid_value")
         items = items[ids.index(query.after) + 1 :]
     page = items[: query.limit]
-    return json_response(
-        {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
-            "has_more": len(items) > len(page),
-        }
-    )
+    return json_response(list_of(page, has_more=len(items) > len(page)))
 
 
 def _not_found(response_id: str) -> ApiError:
