@@ -89,7 +89,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, array_like=True, tag="generat
 class EmbedRequest(msgspec.Struct, frozen=True, array_like=True, tag="embed"):
     """A checked text for an embedding or classification model, which answers with an `Embedding`.
 
-    `token_type_ids` [tokens] tell the two texts of a pair apart, for models that know them.
+    `token_type_ids` [tokens] tell the two texts of a pair apart. Models with one type pass over
+    them.
     """
 
     rid: str

@@ -78,8 +78,8 @@ class ModelConfig:
         return self.is_causal and (self.pooling is None or self.pooling.mode == "last")
 
     @property
-    def text_types(self) -> int:
-        """How many kinds of token the model tells apart by `token_type_ids`."""
+    def token_types(self) -> int:
+        """How many types of token the model tells apart, by their `token_type_ids`."""
         return 1
 
 
@@ -121,7 +121,7 @@ class EncoderConfig(ModelConfig):
         return self.max_position_embeddings
 
     @property
-    def text_types(self) -> int:
+    def token_types(self) -> int:
         return self.type_vocab_size
 
 

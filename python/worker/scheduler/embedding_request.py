@@ -21,7 +21,8 @@ class EmbeddingRequest(Request):
     values: bytes = b""
 
     @classmethod
-    def of(cls, message: EmbedRequest, arrival: int) -> EmbeddingRequest:
+    def of(cls, message: EmbedRequest, arrival: int, token_types: int) -> EmbeddingRequest:
+        """`token_types` is how many token types the model tells apart."""
         request = cls.create(
             message.rid,
             message.input_ids,
@@ -31,7 +32,7 @@ class EmbeddingRequest(Request):
             seed=0,
             stream_interval=0,
         )
-        if message.token_type_ids is not None:
+        if message.token_type_ids and token_types > 1:
             request.token_type_ids = np.array(message.token_type_ids, dtype=np.int32)
         return request
 

@@ -13,11 +13,11 @@ _WRONG_KIND = {
 
 
 def refusal(
-    message: GenerateRequest | EmbedRequest, *, limit: int, embeds: bool, text_types: int
+    message: GenerateRequest | EmbedRequest, *, limit: int, embeds: bool, token_types: int
 ) -> str | None:
     """Why `message` cannot be served, if so.
 
-    limit: tokens of the longest request; text_types: how many token_type_ids the model knows
+    limit: tokens of the longest request; token_types: how many token types the model tells apart
     """
     if isinstance(message, EmbedRequest) != embeds:
         return _WRONG_KIND[embeds]
@@ -28,8 +28,8 @@ def refusal(
     if tokens + answers > limit:
         answer = " with at least one token of answer" if answers else ""
         return f"The prompt has {tokens} tokens;{answer} it must fit in {limit}."
-    if isinstance(message, EmbedRequest) and message.token_type_ids is not None:
-        return _refusal_of_types(message.token_type_ids, tokens, text_types)
+    if isinstance(message, EmbedRequest) and message.token_type_ids and token_types > 1:
+        return _refusal_of_types(message.token_type_ids, tokens, token_types)
     return None
 
 

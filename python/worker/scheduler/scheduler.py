@@ -58,7 +58,7 @@ class SchedulerOptions:
     `considerate_chunk_size` is the chunk while far more requests decode than wait for prefill:
     every one of them waits for it. None: as large as always. With `prefix_sharing` a step says what
     its sequences share. `max_queued_requests` None is no limit. `embeds`: the model makes a vector
-    of each text, and tells `text_types` kinds of token apart by their `token_type_ids`.
+    of each text, and knows `token_types` types of token.
     """
 
     context_length: int
@@ -76,7 +76,7 @@ class SchedulerOptions:
     prefix_sharing: bool = True
     max_queued_requests: int | None = None
     embeds: bool = False
-    text_types: int = 1
+    token_types: int = 1
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,13 @@ class Scheduler:
         limit = min(self.options.context_length, self.cache.total_tokens)
         if message.rid in self._requests:
             return [refused(message, f"A request with the id {message.rid!r} is already running.")]
-        embeds, text_types = self.options.embeds, self.options.text_types
-        reason = refusal(message, limit=limit, embeds=embeds, text_types=text_types)
+        embeds, token_types = self.options.embeds, self.options.token_types
+        reason = refusal(message, limit=limit, embeds=embeds, token_types=token_types)
         if reason is not None:
             return [refused(message, reason)]
         self._arrivals += 1
         if isinstance(message, EmbedRequest):
-            request = EmbeddingRequest.of(message, self._arrivals)
+            request = EmbeddingRequest.of(message, self._arrivals, token_types)
         else:
             request = self._generation(message, limit - len(message.input_ids))
         self._requests[request.rid] = request

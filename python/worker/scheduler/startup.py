@@ -116,7 +116,7 @@ def _build(
         prefix_sharing=keeps_prefixes and not args.disable_prefix_sharing,
         eos_token_ids=config.eos_token_ids,
         embeds=config.pooling is not None,
-        text_types=config.text_types,
+        token_types=config.token_types,
     )
     ready = Ready(
         context_length=context_length,

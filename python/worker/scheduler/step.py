@@ -12,6 +12,7 @@ from ..runtime.step_input import StepInput, query_starts
 from ..sampling.penalties import Penalties
 from ..sampling.table import SamplingRow
 from .details import Wish, concatenated, new_token_scoring, prompt_scoring, state_rows
+from .embedding_request import EmbeddingRequest
 from .request import Request
 
 
@@ -122,7 +123,8 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
 
 def _token_type_ids(chunks: list[PrefillChunk]) -> np.ndarray:
     """Of all tokens of `chunks`, [tokens] int32, or none if nobody says anything about them."""
-    given = [getattr(chunk.request, "token_type_ids", None) for chunk in chunks]
+    requests = (chunk.request for chunk in chunks)
+    given = [r.token_type_ids if isinstance(r, EmbeddingRequest) else None for r in requests]
     if all(types is None for types in given):
         return concatenated([])
     return concatenated(

@@ -151,6 +151,14 @@ def test_texts_with_types_and_without_share_a_batch(tmp_path):
     torch.testing.assert_close(found, apart)
 
 
+@pytest.mark.parametrize("family", ["qwen3", "xlm_roberta"])
+def test_a_model_with_one_type_passes_over_types(family, tmp_path):
+    folder = make_checkpoint(tmp_path, family, head="embed")
+    embedder = Embedder(folder, max_total_tokens=512)
+    ones = [[1] * len(text) for text in TEXTS]
+    torch.testing.assert_close(embedder.embed(TEXTS, ones), embedder.embed(TEXTS))
+
+
 def test_an_encoder_packs_texts_up_to_the_budget(tmp_path):
     folder = make_checkpoint(tmp_path, "bert", head="embed")
     embedder = Embedder(folder, max_prefill_tokens=300)
