@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .child_process import ChildProcess, Listener, StartFailedError, describe_exit
 from .display import LineDisplay
@@ -39,13 +40,16 @@ class Fleet:
         self._restart_seconds = restart_seconds
         self._children: dict[str, ChildProcess] = {}
 
-    async def start(self) -> None:
-        """Returns when all workers are ready. Raises FleetError as soon as one fails."""
+    async def start(self) -> list[dict[str, Any]]:
+        """Returns what each worker says of itself, when all are ready.
+
+        Raises FleetError as soon as one fails.
+        """
         for worker in self._workers:
             await self._spawn(worker)
         starts = [asyncio.create_task(self._first_start(worker)) for worker in self._workers]
         try:
-            await asyncio.gather(*starts)
+            return await asyncio.gather(*starts)
         finally:
             for start in starts:
                 start.cancel()
@@ -68,12 +72,13 @@ class Fleet:
         self._children[worker.name] = child
         return child
 
-    async def _first_start(self, worker: WorkerCommand) -> None:
+    async def _first_start(self, worker: WorkerCommand) -> dict[str, Any]:
         try:
-            await self._children[worker.name].ready()
+            details = await self._children[worker.name].ready()
         except StartFailedError as error:
             raise FleetError(f"{worker.name} could not start: {error}") from error
         self._display.progress(worker.name, "ready", 1.0)
+        return details
 
     async def _keep(self, worker: WorkerCommand) -> None:
         """Returns when the worker has died too often in a row without being ready."""

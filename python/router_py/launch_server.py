@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import httpx
 
@@ -118,22 +119,23 @@ class _Launch:
             serving.result()
 
     async def _serve(self) -> None:
-        await self._fleet.start()
+        first, *_ = await self._fleet.start()
         try:
             self._router.start()
         except OSError as error:
             raise FleetError(str(error)) from error
         # Workers may die, and be restarted, before the router has heard from one.
-        await asyncio.gather(self._fleet.keep(), self._announce())
+        await asyncio.gather(self._fleet.keep(), self._announce(first))
 
-    async def _announce(self) -> None:
+    async def _announce(self, worker: dict[str, Any]) -> None:
         await _until_healthy(self._router.url)
         self._display.close()
         if self._report:
             self._report.ready(self._router.url, {})
         else:
             seconds = time.monotonic() - self._began
-            print(greeting(self._options, self._router.url, seconds), flush=True)
+            embeds = worker["task"] == "embed"
+            print(greeting(self._options, self._router.url, seconds, embeds=embeds), flush=True)
 
 
 async def _until_healthy(url: str) -> None:

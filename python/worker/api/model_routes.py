@@ -7,43 +7,33 @@ from collections.abc import Callable, Iterable
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 
-from . import control, control_engine, label_score, native
+from . import control, control_engine, encode, label_score, native, pair_score, rerank
 from .errors import ApiError, bad_request
-from .openai import batches, chat, completions, files, models, tokenization
+from .openai import batches, chat, completions, embeddings, files, models, tokenization
 from .openai.responses.routes import install_responses
 from .openai.responses.routes import router as responses
 from .service import WorkerService, service_of
 
 _OF_ALL_MODELS = (models, tokenization, files, batches, control, control_engine)
 _OF_GENERATION = (native, chat, completions, label_score)
-# By name: their modules load numpy, which a model that generates does not need.
-OF_EMBEDDING = ("/v1/embeddings", "/encode", "/classify", "/v1/rerank", "/rerank")
+_OF_EMBEDDING = (embeddings, encode, rerank, pair_score)
 
 
 def install_routes(app: FastAPI, service: WorkerService) -> None:
     """Add all that this worker answers."""
     for module in _OF_ALL_MODELS:
         app.include_router(module.router)
+    generation = [*(module.router for module in _OF_GENERATION), responses]
+    embedding = [module.router for module in _OF_EMBEDDING]
     if service.engine_info.embedding is None:
         for module in _OF_GENERATION:
             app.include_router(module.router)
         install_responses(app, service)
-        app.include_router(_refusing(OF_EMBEDDING, _generates))
-        return
-    routers = embedding_routers()
-    for router in routers:
-        app.include_router(router)
-    generation = (*(module.router for module in _OF_GENERATION), responses)
-    others = _paths(generation) - _paths(routers)
-    app.include_router(_refusing(others, _does_not_generate))
-
-
-def embedding_routers() -> list[APIRouter]:
-    """Of models that embed or classify."""
-    from . import encode, pair_score, rerank
-    from .openai import embeddings
-
-    return [module.router for module in (embeddings, encode, rerank, pair_score)]
+        app.include_router(_refusing(_paths(embedding) - _paths(generation), _generates))
+    else:
+        for router in embedding:
+            app.include_router(router)
+        app.include_router(_refusing(_paths(generation) - _paths(embedding), _does_not_generate))
 
 
 def _paths(routers: Iterable[APIRouter]) -> set[str]:

@@ -141,6 +141,7 @@ def _failure(
 
 def _details(engine_info: Ready) -> dict[str, object]:
     return {
+        "task": "generate" if engine_info.embedding is None else "embed",
         "context_length": engine_info.context_length,
         "max_total_tokens": engine_info.max_total_tokens,
         "max_running_requests": engine_info.max_running_requests,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import random
+import shlex
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from router_py.greeting import greeting
+from router_py.server_options import parse
 from worker.embedded_models import EMBEDDED_MODELS
 from worker.tokenization.tokenizer import load_tokenizer
 
@@ -102,6 +106,19 @@ def test_a_full_call_and_the_longest_text(bert_url: str) -> None:
     assert response.json()["error"]["code"] == "context_length_exceeded"
     for path in ("/health", "/health_generate", "/get_server_info", "/get_model_info"):
         assert httpx.get(f"{bert_url}{path}", timeout=60, trust_env=False).status_code == 200
+
+
+def test_the_greeting_of_a_fleet_works_as_it_is_printed(
+    bert_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = greeting(parse(["--model-path", "bert"]), bert_url, 1.0, embeds=True)
+    before, program = text.split("With Python:")
+    curl = shlex.split(before.split("With curl:")[1])
+    url, content = curl[1], curl[-1]
+    answer = httpx.post(url, content=content, timeout=60, trust_env=False).json()
+    exec(program, {})
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == pytest.approx(answer["data"][0]["embedding"], rel=1e-6)
 
 
 async def test_nothing_is_held_for_clients_that_left(bert_url: str) -> None:

@@ -11,8 +11,6 @@ import numpy as np
 import openai
 import pytest
 
-from worker.api import pair_score
-from worker.api.model_routes import OF_EMBEDDING, embedding_routers
 from worker.messages import Embedding, FinishReason
 
 from .conftest import RunningWorker, StartWorker, eventually
@@ -414,9 +412,3 @@ async def test_information_says_what_the_model_is(
         "labels": ["no", "maybe", "yes"],
         "pairs": False,
     }
-
-
-def test_refused_paths_are_those_of_the_routers() -> None:
-    paths = {route.path for router in embedding_routers() for route in router.routes}
-    scores = {route.path for route in pair_score.router.routes}
-    assert paths - scores == set(OF_EMBEDDING)
