@@ -27,13 +27,15 @@ from .service import service_of
 
 router = APIRouter()
 
+FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
+
 _UNNUMBERED = ""  # the id of an order, until it is sent
 
 
 class UpdateWeightsBody(RequestModel):
     """A checkpoint of the same architecture and sizes."""
 
-    model_path: Annotated[str, Field(min_length=1)]
+    model_path: FilePath
     load_format: Literal["auto", "safetensors", "gguf", "dummy"] | None = None
     abort_all_requests: bool = False
 
@@ -63,7 +65,7 @@ async def update_weights_from_disk(request: Request) -> Response:
 class GetWeightBody(RequestModel):
     """A tensor by its name in the checkpoint, and how many of its rows or numbers."""
 
-    name: str
+    name: Annotated[str, Field(max_length=1024)]
     truncate_size: TokenCount = 100
 
 
@@ -99,7 +101,7 @@ async def resume_memory_occupation(request: Request) -> Response:
 class StartProfileBody(RequestModel):
     """What to trace, how long, and where to."""
 
-    output_dir: Annotated[str, Field(min_length=1)] | None = None
+    output_dir: FilePath | None = None
     num_steps: TokenCount | None = None
     activities: Annotated[list[Literal["CPU", "GPU"]], Field(min_length=1)] | None = None
     with_stack: bool | None = False

@@ -69,7 +69,7 @@ class EngineControl:
         try:
             return self._carry_out(order)
         except _EXPECTED as error:
-            logger.warning("an order was not carried out: %s", error)
+            logger.warning("%s was not carried out: %r", type(order).__name__, str(error))
             return OrderDone(order.rid, False, str(error))
 
     def _carry_out(self, order: ControlOrder) -> ControlAnswer:

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from worker.api import control
-from worker.messages import FinishReason, GenerateRequest, TokenChunk
+from worker.messages import FinishReason, GenerateRequest, LoadProgress, TokenChunk
 
-from .conftest import RunningWorker, StartWorker
+from .conftest import RunningWorker, StartWorker, eventually
 from .fake_scheduler import answer_with
 
 
@@ -32,6 +32,19 @@ async def test_health_is_503_when_the_scheduler_is_silent(
     worker.scheduler.answers_questions = False
     response = await worker.http.get("/health")
     assert_error(response, 503, "service_unavailable_error", "unavailable")
+
+
+async def test_a_scheduler_that_loads_weights_is_well(
+    worker: RunningWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.scheduler.answers_questions = False
+    engine = worker.service.engine
+    engine._last_heard -= 60
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.05)
+    assert (await worker.http.get("/health")).status_code == 503
+    await worker.scheduler.send(LoadProgress("loading weights", 0.5))
+    await eventually(lambda: engine.seconds_since_heard() < 30, "the scheduler is heard")
+    assert (await worker.http.get("/health")).status_code == 200
 
 
 async def test_health_generate_makes_one_token(
