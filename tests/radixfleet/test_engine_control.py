@@ -84,3 +84,27 @@ def test_each_rank_writes_a_trace_into_the_folder_of_the_environment(engine, tmp
             assert any("linear" in event["name"] for event in json.load(trace)["traceEvents"])
     with pytest.raises(RuntimeError, match="no profile"):
         engine.stop_profile()
+
+
+@pytest.mark.parametrize("family", ["llama3", "bert"])
+def test_embedding_engines_take_other_weights_and_give_their_memory_back(family, tmp_path):
+    old, new = (
+        make_checkpoint(tmp_path / str(seed), family, head="embed", seed=seed) for seed in (0, 1)
+    )
+
+    def start(path: Path) -> Engine:
+        return Engine(model_path=str(path), is_embedding=True, skip_tokenizer_init=True, **ARGS)
+
+    def embedding(engine: Engine) -> list[float]:
+        return engine.encode(input_ids=PROMPT)["embedding"]
+
+    with start(old) as served, start(new) as fresh:
+        before, wanted = embedding(served), embedding(fresh)
+        assert before != wanted
+        assert served.update_weights_from_disk(str(new))[0]
+        assert embedding(served) == wanted
+        served.release_memory_occupation()
+        with pytest.raises(RuntimeError, match="released"):
+            embedding(served)
+        served.resume_memory_occupation()
+        assert embedding(served) == wanted
