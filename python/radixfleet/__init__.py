@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from worker.sampling.custom_logit_processor import CustomLogitProcessor
+
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["Engine"]
+__all__ = ["CustomLogitProcessor", "Engine"]
 
 
 def __getattr__(name: str) -> Any:

@@ -331,6 +331,13 @@ class ServerArgs:
         parse=_seconds,
     )
 
+    enable_custom_logit_processor: bool = _option(
+        RUNTIME,
+        False,
+        "Let clients of /generate send logit processors: Python that runs in the engine, with all "
+        "that it may do. Only for clients that are trusted.",
+    )
+
     log_level: str = _option(
         LOGGING, "info", "Verbosity.", choices=("debug", "info", "warning", "error")
     )

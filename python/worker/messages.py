@@ -6,7 +6,7 @@ over ZeroMQ, one struct a frame; the unions at the end say which may travel in w
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -18,6 +18,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     when `ignore_eos` is set. Stop strings are not here: the HTTP process, which has the text,
     watches for them. `logit_bias` [(token, value)] is added to logits; before `min_new_tokens` are
     there no stop token comes. With `max_new_tokens` 0 the request ends when its prompt is computed.
+    `custom_params` are for the request's custom logit processor.
     """
 
     max_new_tokens: int
@@ -33,6 +34,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     repetition_penalty: float = 1.0
     min_new_tokens: int = 0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    custom_params: dict[str, Any] | None = None
 
     @property
     def has_penalties(self) -> bool:
@@ -71,11 +73,38 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     wanted: list[list[float]] = []
 
 
+class InputEmbeds(msgspec.Struct, frozen=True, array_like=True):
+    """A prompt given as the numbers that the model would look up for its tokens.
+
+    `rows` [tokens, hidden size] float32; `digests` has DIGEST_BYTES of each, by which the engine
+    knows equal rows.
+    """
+
+    DIGEST_BYTES: ClassVar[int] = 16
+
+    rows: bytes
+    digests: bytes
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return len(self.digests) // self.DIGEST_BYTES
+
+    def last(self, tokens: int) -> InputEmbeds:
+        """The end of it, `tokens` long."""
+        row_bytes = len(self.rows) // len(self)
+        first = len(self) - tokens
+        return InputEmbeds(
+            self.rows[first * row_bytes :], self.digests[first * self.DIGEST_BYTES :]
+        )
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, array_like=True, tag="generate"):
     """A checked request: the prompt fits the context together with `max_new_tokens`.
 
     The first token is sent at once. `stream_interval` is how many of the others may gather before
-    they are sent; 0 sends them only at the end.
+    they are sent; 0 sends them only at the end. `custom_logit_processor` is a pickled class, as
+    `CustomLogitProcessor.to_str` makes it. With `input_embeds` only the number of `input_ids`
+    counts: there is one for each row.
     """
 
     rid: str
@@ -84,6 +113,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, array_like=True, tag="generat
     stream_interval: int = 1
     logprobs: LogprobOptions | None = None
     return_hidden_states: bool = False
+    custom_logit_processor: str | None = None
+    input_embeds: InputEmbeds | None = None
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, array_like=True, tag="embed"):
@@ -304,7 +335,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     """The engine takes requests. `context_length` is in tokens, prompt and answer together.
 
     Of several tensor-parallel ranks, device and bytes are those of rank 0. `embedding` is None for
-    a model that generates.
+    a model that generates. `hidden_size` is the width of its token embeddings.
     """
 
     context_length: int
@@ -317,6 +348,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     weights_bytes: int
     kv_cache_bytes: int
     embedding: EmbeddingInfo | None = None
+    hidden_size: int = 0
 
 
 class StartFailed(msgspec.Struct, frozen=True, array_like=True, tag="start_failed"):

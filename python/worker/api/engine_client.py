@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _QUIET_SECONDS = 1.0
 
 _ABORTED = FinishReason("abort", message="Aborted by /abort_request", status=200)
+_REPLACED = FinishReason("abort", message="Replaced within its session", status=200)
 
 _Answer = FlushDone | SchedulerState | ControlAnswer
 
@@ -140,16 +141,23 @@ class EngineClient:
         embed there is nothing, and they get an error.
         """
         rids = [rid for rid in self._streams if rid.startswith(prefix)]
-        for rid in rids:
-            stream = self._streams[rid]
-            self.close_stream({rid})
-            stream.put(TokenChunk(rid, [], 0, _ABORTED))
+        self._end(rids, _ABORTED)
         texts = [rid for rid in self._embeddings if rid.startswith(prefix)]
         for rid in texts:
             answer = self._embeddings[rid]
             self.close_stream({rid})
             _settle(answer, Embedding(rid, failure=_ABORTED))
         return len(rids) + len(texts)
+
+    def replace(self, rids: Iterable[str]) -> None:
+        """End those of `rids` that are running, as `abort` does: their session replaces them."""
+        self._end([rid for rid in rids if rid in self._streams], _REPLACED)
+
+    def _end(self, rids: Iterable[str], reason: FinishReason) -> None:
+        for rid in rids:
+            stream = self._streams[rid]
+            self.close_stream({rid})
+            stream.put(TokenChunk(rid, [], 0, reason))
 
     async def state(self, timeout_seconds: float) -> SchedulerState:
         """Counts of the scheduler. Raises ApiError 503 if it does not answer in time."""

@@ -37,14 +37,25 @@ async def read_body(request: Request, model: type[_Model], *, optional: bool = F
     The content type does not matter: a curl without a header is understood. Raises ApiError 400 if
     it is wrong, 413 if it is larger than MAX_BODY_BYTES.
     """
+    body = await read_bytes(request)
+    return checked(body or b"{}" if optional else body, model)
+
+
+async def read_bytes(request: Request) -> bytearray:
+    """The body as it is. Raises ApiError 413 if it is larger than MAX_BODY_BYTES."""
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes")
     arrival.set(time.monotonic())
+    return body
+
+
+def checked(body: bytes | bytearray, model: type[_Model]) -> _Model:
+    """JSON as `model`. Raises ApiError 400 if it is wrong."""
     try:
-        return model.model_validate_json(body or b"{}" if optional else body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         raise from_validation_error(error) from None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+import msgspec
+from pydantic import AfterValidator, Discriminator, Tag
 
 from ..messages import SamplingParams
 from .fields import (
@@ -22,6 +23,18 @@ from .fields import (
     described,
     only,
 )
+from .session_store import SessionParams
+
+
+def _check_params(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        msgspec.msgpack.encode(value)
+    except (OverflowError, RecursionError, UnicodeEncodeError) as error:
+        raise ValueError(f"cannot be handed on: {error}") from error
+    return value
+
+
+CustomParams = Annotated[dict[str, Any], AfterValidator(_check_params)]
 
 
 class SamplingFields(PenaltyFields):
@@ -45,7 +58,7 @@ class SamplingFields(PenaltyFields):
     json_schema: Annotated[Any, only(None)] = None
     regex: Annotated[Any, only(None)] = None
     ebnf: Annotated[Any, only(None)] = None
-    custom_params: Annotated[Any, only(None)] = None
+    custom_params: CustomParams | None = None
 
     def for_engine(self, max_new_tokens: int) -> SamplingParams:
         """With an answer of at most `max_new_tokens`."""
@@ -59,29 +72,43 @@ class SamplingFields(PenaltyFields):
             stop_token_ids=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
             min_new_tokens=self.min_new_tokens or 0,
+            custom_params=self.custom_params,
             **self.for_sampling,
         )
 
 
 # The tags in <> are left out of error messages.
+_one_or_list = Discriminator(lambda value: "<list>" if isinstance(value, list) else "<one>")
 OneOrList = Annotated[
     Annotated[SamplingFields, Tag("<one>")] | Annotated[list[SamplingFields], Tag("<list>")],
-    Discriminator(lambda value: "<list>" if isinstance(value, list) else "<one>"),
+    _one_or_list,
+]
+OneSessionOrList = Annotated[
+    Annotated[SessionParams, Tag("<one>")] | Annotated[list[SessionParams], Tag("<list>")],
+    _one_or_list,
 ]
 
 
 class GenerateBody(RequestModel):
-    """One prompt, or a list of them; exactly one of `text` and `input_ids`."""
+    """One prompt, or a list of them; exactly one of `text`, `input_ids` and `input_embeds`.
+
+    `input_embeds` is here for the schema: the numbers are taken out of the body before.
+    """
 
     text: Annotated[str | list[str] | None, described("a string or a list of strings")] = None
     input_ids: Annotated[
         list[int] | list[list[int]] | None,
         described("a list of token ids or a list of such lists"),
     ] = None
+    input_embeds: list[list[float]] | list[list[list[float]]] | None = None
     sampling_params: OneOrList | None = None
     rid: Annotated[str | list[str] | None, described("a string or a list of strings")] = None
     stream: bool = False
     log_metrics: bool = True
+    session_params: OneSessionOrList | None = None
+    custom_logit_processor: Annotated[
+        str | list[str | None] | None, described("a string or a list of strings and nulls")
+    ] = None
 
     # Log-probabilities: return_logprob turns them on, the next two mean nothing without it.
     return_logprob: Annotated[
@@ -96,9 +123,6 @@ class GenerateBody(RequestModel):
     return_text_in_logprobs: bool = False
     return_hidden_states: bool = False
 
-    input_embeds: Annotated[Any, only(None)] = None
     image_data: Annotated[Any, only(None)] = None
     modalities: Annotated[Any, only(None)] = None
     lora_path: Annotated[Any, only(None)] = None
-    session_params: Annotated[Any, only(None)] = None
-    custom_logit_processor: Annotated[Any, only(None)] = None

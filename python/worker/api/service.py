@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from .errors import bad_request
 from .http_exchange import arrival
 from .logs import abridged
 from .prompt_limits import PromptLimits
+from .session_store import SessionStore
 from .text_generation import TextGeneration
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class WorkerService:
     loaded_tokenizer: Tokenizer | None
     engine: EngineClient
     created: int
+    sessions: SessionStore = field(default_factory=SessionStore)
 
     @property
     def tokenizer(self) -> Tokenizer:

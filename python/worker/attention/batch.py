@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+
+class GivenEmbeddings(NamedTuple, Generic[Array]):
+    """Tokens of a step that have no id: their embeddings were given.
+
+    tokens: [n] int64, their places in the step; embeddings: [n, hidden] float32
+    """
+
+    tokens: Array
+    embeddings: Array
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,7 @@ class ForwardBatch:
     token_type_ids: [tokens], for encoders that tell a pair's texts apart; None: all are 0
     plan: the words that the attention backend's `plan_host` returned, int32
     logit_rows: [n], the tokens whose hidden states are wanted, ascending; None: all
+    given: embeddings in place of those of some tokens, whose ids say nothing
 
     On the host:
     seq_lens, query_lens: [sequences] int32; `query_lens` is 1 for a decoding one
@@ -50,4 +64,5 @@ class ForwardBatch:
     shared_lens: np.ndarray | None = None
     shares_prefixes: bool = False
     token_type_ids: torch.Tensor | None = None
+    given: GivenEmbeddings[torch.Tensor] | None = None
     captured: bool = False

@@ -146,8 +146,12 @@ class LlamaModel(Model):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        batch = current_batch()
         hidden, residual = self.embed_tokens(input_ids), None
-        rotation, wanted = self.rope(positions), current_batch().logit_rows
+        if batch.given is not None:
+            tokens, embeddings = batch.given
+            hidden.index_copy_(0, tokens, embeddings.to(hidden.dtype))
+        rotation, wanted = self.rope(positions), batch.logit_rows
         if len(hidden) <= self.few_tokens:
             for layer in self._layers:
                 layer.forward_few(hidden, rotation)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ..attention.base import AttentionBackend
-from ..attention.batch import ForwardBatch
+from ..attention.batch import ForwardBatch, GivenEmbeddings
+from ..sampling.upload import upload
 from .step_input import StepInput
 
 # The host may be this many steps ahead of the copies to the device.
@@ -116,6 +117,7 @@ class BatchBuilder:
             shared_lens=step.shared_lens,
             shares_prefixes=plan is not None and plan.shares_prefixes,
             token_type_ids=token_type_ids if len(token_type_ids) else None,
+            given=None if step.given is None else self._upload_given(step.given),
         )
         self._backend.plan(batch)
         return batch, sampled_rows, sampled_lens
@@ -124,6 +126,10 @@ class BatchBuilder:
         if self._uploader is not None:
             return self._uploader.upload(arrays)
         return [torch.from_numpy(array.astype(np.int64)) for array in arrays]
+
+    def _upload_given(self, given: GivenEmbeddings[np.ndarray]) -> GivenEmbeddings[torch.Tensor]:
+        device = self._page_table.device
+        return GivenEmbeddings(*(upload(torch.from_numpy(each), device) for each in given))
 
 
 def write_page_table(page_table: torch.Tensor, indices: torch.Tensor, slots: torch.Tensor) -> None:

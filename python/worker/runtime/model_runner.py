@@ -18,6 +18,7 @@ from ..distributed.tensor_parallel import SINGLE, TensorParallel
 from ..models.config import ModelConfig, load_model_config
 from ..models.registry import build_model
 from ..sampling.logprobs import Logprobs, Scoring, score, slice_rows
+from ..sampling.processing import Processing
 from ..sampling.sampler import sample, warm_up
 from ..sampling.table import SamplingTable
 from ..sampling.upload import upload
@@ -326,15 +327,15 @@ class ModelRunner:
             hidden = self._hidden(batch)
         if not len(step.wanted_rows):  # nothing but chunks that do not end their prompt
             return DeviceResult(rows)
-        tokens, logprobs, prompt_logprobs, states = rows, None, None, None
+        tokens, logprobs, prompt_logprobs, states, processing = rows, None, None, None, None
         if step.prompt_scoring is not None:
             prompt_logprobs = self._score_prompts(step, step.prompt_scoring, hidden)
         if len(step.state_rows):
             states = self._select(hidden, step, step.state_rows).float()
         if len(step.sampled):
             logits = self.model.compute_logits(self._select(hidden, step, step.last_tokens))
-            tokens, logprobs = self._draw(step, logits, rows, seq_lens)
-        return DeviceResult(tokens, logprobs, prompt_logprobs, states)
+            tokens, logprobs, processing = self._draw(step, logits, rows, seq_lens)
+        return DeviceResult(tokens, logprobs, prompt_logprobs, states, processing=processing)
 
     def _select(self, hidden: torch.Tensor, step: StepInput, tokens: np.ndarray) -> torch.Tensor:
         """Of `hidden`, the states of `step.wanted_rows`, those of `tokens` [n] of the step."""
@@ -344,22 +345,26 @@ class ModelRunner:
 
     def _draw(
         self, step: StepInput, logits: torch.Tensor, rows: torch.Tensor, seq_lens: torch.Tensor
-    ) -> tuple[torch.Tensor, Logprobs[torch.Tensor] | None]:
-        """A token for each of `step.sampled`, and the log-probabilities that `step.scoring` wants.
+    ) -> tuple[torch.Tensor, Logprobs[torch.Tensor] | None, Processing | None]:
+        """A token for each of `step.sampled`, the log-probabilities that `step.scoring` wants, and
+        what custom logit processors did.
 
         logits: [sampled, vocab]; rows, seq_lens: [sampled]
         """
         if step.sampling:
             self._sampling.set_rows(step.sampling)
-        flags = self._sampling.flags(step.rows[step.sampled])
-        drawing = (rows, seq_lens, self._sampling, flags, self.next_tokens)
+        on_host = step.rows[step.sampled]
+        processing = self._sampling.processing(on_host)
+        flags = self._sampling.flags(on_host)
+        drawing = (rows, seq_lens, self._sampling, flags, self.next_tokens, processing)
         if step.scoring is None:
-            return sample(logits, *drawing), None
+            return sample(logits, *drawing), None, processing
         asked = self._upload(step.scoring.rows)
         raw = logits.index_select(0, asked)  # sampling may change them
         tokens = sample(logits, *drawing)
         parts = raw.split(slice_rows(raw.shape[1]))
-        return tokens, self._score(step.scoring, parts, tokens.index_select(0, asked))
+        scores = self._score(step.scoring, parts, tokens.index_select(0, asked))
+        return tokens, scores, processing
 
     def _score_prompts(
         self, step: StepInput, scoring: Scoring, hidden: torch.Tensor

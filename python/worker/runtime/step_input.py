@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..attention.batch import GivenEmbeddings
 from ..sampling.logprobs import Scoring
 from ..sampling.table import SamplingRow
 
@@ -29,6 +30,7 @@ class StepInput:
     sampled: [sampled], ascending indices of the sequences that get a token
     prompts_ended: [n], ascending indices of the others whose prompt ends in this step
     sampling: how tokens are chosen for those of `sampled` that get their first one in this row
+    given: embeddings in place of some of the chunks' tokens
     scoring, prompt_scoring: where log-probabilities of new tokens and of the prompts' are wanted
     token_type_ids: [tokens of the chunks], or none if all are 0
     state_rows: [n], ascending, the tokens of the step whose hidden states are wanted on the host
@@ -46,6 +48,7 @@ class StepInput:
     prompts_ended: np.ndarray = field(default_factory=_no_rows)
     sampling: Sequence[SamplingRow] = ()
     shared_lens: np.ndarray | None = None
+    given: GivenEmbeddings[np.ndarray] | None = None
     scoring: Scoring | None = None
     prompt_scoring: Scoring | None = None
     token_type_ids: np.ndarray = field(default_factory=_no_rows)

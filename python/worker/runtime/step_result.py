@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from ..sampling.logprobs import Logprobs
+from ..sampling.processing import Processing
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class StepResult:
     logprobs, prompt_logprobs: at the places of `StepInput.scoring` and `prompt_scoring`
     hidden_states: [n, hidden] float32, of `StepInput.state_rows`, if there are any
     vectors: [n, size] float32, of `StepInput.prompts_ended`, if the model makes vectors
+    failures: of which of `tokens` none could be chosen, as a logit processor failed, and why
     """
 
     tokens: list[int]
@@ -24,6 +27,7 @@ class StepResult:
     prompt_logprobs: Logprobs[np.ndarray] | None = None
     hidden_states: np.ndarray | None = None
     vectors: np.ndarray | None = None
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 class PendingResult(Protocol):
@@ -44,8 +48,10 @@ class DeviceResult:
         prompt_logprobs: Logprobs[torch.Tensor] | None = None,
         hidden_states: torch.Tensor | None = None,
         vectors: torch.Tensor | None = None,
+        processing: Processing | None = None,
     ) -> None:
-        self._tokens = _to_host(tokens)
+        self._processing = processing
+        self._tokens = _to_host(tokens if processing is None else processing.mark(tokens))
         self._logprobs = logprobs and Logprobs(*map(_to_host, logprobs))
         self._prompt_logprobs = prompt_logprobs and Logprobs(*map(_to_host, prompt_logprobs))
         self._hidden_states = None if hidden_states is None else _to_host(hidden_states)
@@ -58,8 +64,14 @@ class DeviceResult:
         if self._event is not None:
             self._event.synchronize()
         tokens = self._tokens.tolist()
+        failures = {} if self._processing is None else self._processing.failed(tokens)
         return StepResult(
-            tokens, self._logprobs, self._prompt_logprobs, self._hidden_states, self._vectors
+            tokens,
+            self._logprobs,
+            self._prompt_logprobs,
+            self._hidden_states,
+            self._vectors,
+            failures,
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from .noise import gumbel_noise, noise_keys
+from .processing import Processing
 from .table import Sampling, SamplingTable
 
 # How many of the likeliest tokens are looked at before the whole vocabulary is sorted.
@@ -23,6 +24,7 @@ def sample(
     table: SamplingTable,
     flags: Sampling,
     next_tokens: torch.Tensor,
+    processing: Processing | None = None,
 ) -> torch.Tensor:
     """The next token of each sequence: [count] int32 on a GPU, int64 on a CPU.
 
@@ -30,11 +32,14 @@ def sample(
     rows, seq_lens: [count] on the same device: row of `table`, tokens of the sequence before this
     flags: `table.flags` of the rows
     next_tokens: [max rows], of the tokens' type, takes the tokens too, each at its row
+    processing: `table.processing` of the rows; changes logits between penalties and temperature
     """
     slots = None
     if Sampling.PENALTIES in flags:
         slots, prompt_lens = table.penalty_slots[rows], table.prompt_lens[rows]
         logits = table.penalties.apply(logits, slots, seq_lens - prompt_lens)
+    if processing is not None:
+        logits = processing.apply(logits)
     if logits.is_cuda:
         from ..kernels.sampling import draw
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .penalties import Penalties, PenaltyTable
+from .processing import Processing, RowProcessor
 from .upload import upload
 
 # Cooler than this is greedy: logits divided by it would overflow. What is hotter than the highest
@@ -48,6 +49,7 @@ class Sampling(IntFlag):
     TOP_K = 8
     MIN_P = 16
     PENALTIES = 32
+    PROCESSOR = 64
 
     FILTERS = TOP_P | TOP_K | MIN_P
 
@@ -64,6 +66,7 @@ class SamplingRow:
     top_k: int = -1
     min_p: float = 0.0
     penalties: Penalties | None = None
+    processor: RowProcessor | None = None
 
     @property
     def flags(self) -> Sampling:
@@ -76,6 +79,7 @@ class SamplingRow:
             Sampling.TOP_K: random and self.top_k > 0,
             Sampling.MIN_P: random and self.min_p > 0.0,
             Sampling.PENALTIES: self.penalties is not None,
+            Sampling.PROCESSOR: self.processor is not None,
         }
         return Sampling(sum(flag for flag, wanted in asked.items() if wanted))
 
@@ -96,6 +100,7 @@ class SamplingTable:
         self._words = upload(torch.from_numpy(unused.view(np.int32).reshape(-1, _WORDS)), device)
         self._flags = np.full(max_rows, Sampling.GREEDY, dtype=np.uint8)
         self._slots = np.zeros(max_rows, dtype=np.int32)
+        self._processors: dict[int, RowProcessor] = {}
         self.seeds = self._words.view(torch.int64)[:, 0]
         floats = self._words.view(torch.float32)
         self.temperatures, self.top_ps, self.min_ps = floats[:, 2], floats[:, 3], floats[:, 4]
@@ -109,6 +114,9 @@ class SamplingTable:
             flags = each.flags
             self._flags[each.row] = flags
             self._slots[each.row] = self.penalties.assign(self._slots[each.row], each.penalties)
+            self._processors.pop(each.row, None)
+            if each.processor is not None:
+                self._processors[each.row] = each.processor
             random = Sampling.RANDOM in flags
             top_k = each.top_k if Sampling.TOP_K in flags else self._vocab_size
             values[0] = each.row
@@ -127,3 +135,9 @@ class SamplingTable:
     def flags(self, rows: np.ndarray) -> Sampling:
         """What any of `rows` [n] asks for, by the host's own notes."""
         return Sampling(int(np.bitwise_or.reduce(self._flags[rows])))
+
+    def processing(self, rows: np.ndarray) -> Processing | None:
+        """What custom logit processors are to do in a step of `rows` [n]; None if it is nothing."""
+        if Sampling.PROCESSOR not in self.flags(rows):
+            return None
+        return Processing([self._processors.get(row) for row in rows.tolist()], self._words.device)

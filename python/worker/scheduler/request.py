@@ -9,6 +9,7 @@ import numpy as np
 
 from ..cache.kv_cache import Sequence
 from ..messages import Embedding, FinishReason, SamplingParams, TokenChunk
+from ..sampling.processing import RowProcessor
 from .details import Details, Found
 
 Answer = TokenChunk | Embedding
@@ -26,7 +27,8 @@ class Request:
     It ends at `max_length` tokens. `start` are the first START_TOKENS tokens of the prompt, as
     bytes. `sequence` is None while the request waits. `cached_tokens` is what the prompt found in
     the cache when it was first admitted. `passed_over` counts the steps in which a request that
-    came later was admitted before it. `details` is None for a request that only wants tokens.
+    came later was admitted before it. `details` is None for a request that only wants tokens. A
+    prompt of `given_embeddings` [prompt_length, hidden] float32 has tokens below 0.
     """
 
     rid: str
@@ -48,6 +50,8 @@ class Request:
     unsent: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
     details: Details | None = None
+    processor: RowProcessor | None = None
+    given_embeddings: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
     def create(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import itertools
 import logging
 import random
@@ -23,8 +24,11 @@ from ..messages import (
     SchedulerState,
 )
 from ..runtime.step_result import PendingResult
+from ..sampling.custom_logit_processor import ProcessorLoadError, load_processor
+from ..sampling.processing import RowProcessor
 from .admission import RESERVE_LIMIT, NewTokenEstimate
 from .details import Details, Wish, hand_out
+from .embedded_tokens import EmbeddedTokens
 from .embedding_request import EmbeddingRequest
 from .engine_control import EngineControl
 from .planned_prompts import PlannedPrompts
@@ -138,6 +142,7 @@ class Scheduler:
         self._policy = POLICIES[options.schedule_policy]
         self._estimate = NewTokenEstimate(options.schedule_conservativeness)
         self._seeds = random.Random(options.random_seed)
+        self._embedded_tokens = EmbeddedTokens()
         self._arrivals = 0
         self._prefilled_last = False
         self._failed_steps = 0
@@ -169,23 +174,36 @@ class Scheduler:
         if isinstance(message, EmbedRequest):
             request = EmbeddingRequest.of(message, self._arrivals, token_types)
         else:
-            request = self._generation(message, limit - len(message.input_ids))
+            try:
+                request = self._generation(message, limit - len(message.input_ids))
+            except ProcessorLoadError as error:
+                return [refused(message, str(error))]
         self._requests[request.rid] = request
         self.waiting.append(request)
         return []
 
     def _generation(self, message: GenerateRequest, room: int) -> Request:
-        """The request of a `message` whose answer has at most `room` tokens."""
+        """The request of a `message` whose answer has at most `room` tokens.
+
+        Raises ProcessorLoadError.
+        """
         sampling = message.sampling
+        prompt, given = message.input_ids, message.input_embeds
+        if given is not None:
+            prompt = self._embedded_tokens.ids(given)
         request = Request.create(
             message.rid,
-            message.input_ids,
+            prompt,
             msgspec.structs.replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)),
             eos_token_ids=self.options.eos_token_ids,
             arrival=self._arrivals,
             seed=self._seeds.getrandbits(63) if sampling.seed is None else sampling.seed,
             stream_interval=message.stream_interval,
         )
+        if given is not None:
+            rows = np.frombuffer(given.rows, dtype=np.float32)
+            request.given_embeddings = rows.reshape(len(prompt), -1)
+        request.processor = _row_processor(message)
         request.details = Details.of(message, request.text)
         return request
 
@@ -439,8 +457,11 @@ class Scheduler:
         """Hand the tokens of a launched step, once they are there, to its requests."""
         result = flight.result.wait()
         hand_out(flight.wishes, result)
-        for request, token in zip(flight.sampled, result.tokens, strict=True):
+        for place, (request, token) in enumerate(zip(flight.sampled, result.tokens, strict=True)):
             if not self._is_here(request):
+                continue
+            if place in result.failures:
+                self._reject(request, result.failures[place])
                 continue
             request.take_token(token)
             self.counters.generated_tokens += 1
@@ -461,6 +482,14 @@ class Scheduler:
     def _is_here(self, request: Request) -> bool:
         """False if it has ended while a step with it was computed."""
         return self._requests.get(request.rid) is request
+
+    def _reject(self, request: Request, message: str) -> None:
+        """End a request whose own fault it is that it has no next token."""
+        # What the device went on with in its place is no part of the text.
+        sequence_of(request).computed = len(request.text)
+        request.finish = FinishReason("abort", message=message, status=400)
+        self._leave(request)
+        self._chunks.append(request.take_chunk())
 
     def _settle(self) -> None:
         """Take what is in flight: no token is pending afterwards."""
@@ -532,6 +561,14 @@ class Scheduler:
             retractions_total=self.counters.retractions,
             generation_throughput=generation_throughput,
         )
+
+
+def _row_processor(message: GenerateRequest) -> RowProcessor | None:
+    """Raises ProcessorLoadError. The processor may change the parameters: they are a copy."""
+    if message.custom_logit_processor is None:
+        return None
+    processor = load_processor(message.custom_logit_processor)
+    return RowProcessor(processor, copy.deepcopy(message.sampling.custom_params))
 
 
 def _queue_is_full(limit: int) -> str:

@@ -129,6 +129,7 @@ def _build(
         weights_bytes=runner.weights_bytes,
         kv_cache_bytes=runner.pool.nbytes,
         embedding=_embedding_info(config),
+        hidden_size=runner.config.hidden_size,
     )
     if on_gpu:
         progress("compiling kernels", 0.0)

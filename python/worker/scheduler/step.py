@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..attention.batch import GivenEmbeddings
 from ..cache.kv_cache import KVCache, Sequence
 from ..runtime.step_input import StepInput, query_starts
 from ..sampling.penalties import Penalties
@@ -100,18 +101,21 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
     sampled = np.array([*range(decodes), *first_tokens], dtype=np.int32)
     ended = [i for i, c in enumerate(step.prefills, decodes) if c.is_last and not c.gives_token]
     starts = query_starts(queries)
+    given = _given_embeddings(step, starts)
+    prompt_ids = concatenated([c.request.tokens[c.start : c.end] for c in step.prefills])
     indices, changed = cache.table_changes()
     return StepInput(
         rows=row_array,
         seq_lens=seq_lens,
         query_lens=queries,
         num_decodes=decodes,
-        prompt_ids=concatenated([c.request.tokens[c.start : c.end] for c in step.prefills]),
+        prompt_ids=prompt_ids if given is None else prompt_ids.clip(min=0),
         out_slots=concatenated(slots),
         sampled=sampled,
         prompts_ended=np.array(ended, dtype=np.int32),
         sampling=[_sampling_row(c.request) for c in step.prefills if c.gives_token],
         shared_lens=step.shared_lens,
+        given=given,
         scoring=new_token_scoring(step.wishes, sampled),
         prompt_scoring=prompt_scoring(step.wishes, starts),
         token_type_ids=_token_type_ids(step.prefills),
@@ -137,6 +141,19 @@ def _token_type_ids(chunks: list[PrefillChunk]) -> np.ndarray:
     )
 
 
+def _given_embeddings(step: Step, starts: np.ndarray) -> GivenEmbeddings[np.ndarray] | None:
+    """Those of the prompts in `step`; `starts` [sequences + 1] are its sequences' first tokens."""
+    tokens, embeddings = [], []
+    for start, chunk in zip(starts[len(step.decodes) :], step.prefills, strict=False):
+        if chunk.request.given_embeddings is not None:
+            part = chunk.request.given_embeddings[chunk.start : chunk.end]  # an answer has none
+            tokens.append(np.arange(start, start + len(part), dtype=np.int64))
+            embeddings.append(part)
+    if not tokens:
+        return None
+    return GivenEmbeddings(np.concatenate(tokens), np.concatenate(embeddings))
+
+
 def _sampling_row(request: Request) -> SamplingRow:
     """How the tokens of a request are chosen from now on, as it says itself."""
     wanted = request.sampling
@@ -149,13 +166,15 @@ def _sampling_row(request: Request) -> SamplingRow:
         top_k=wanted.top_k,
         min_p=wanted.min_p,
         penalties=_penalties(request) if wanted.has_penalties else None,
+        processor=request.processor,
     )
 
 
 def _penalties(request: Request) -> Penalties:
     wanted = request.sampling
+    prompt = request.text[: request.prompt_length]
     return Penalties(
-        prompt=request.text[: request.prompt_length],
+        prompt=prompt[prompt >= 0],  # embeddings repeat no token
         output=request.text[request.prompt_length :],
         frequency=wanted.frequency_penalty,
         presence=wanted.presence_penalty,

@@ -12,6 +12,7 @@ import msgspec
 from ..messages import (
     FinishReason,
     GenerateRequest,
+    InputEmbeds,
     LogprobOptions,
     SamplingParams,
     TokenChunk,
@@ -35,7 +36,8 @@ class TextRequest:
     """One prompt and all that its answer depends on, the text side included.
 
     One that is not `measured` is no part of the metrics. `sample` is its place among the requests
-    for several answers to the same prompt.
+    for several answers to the same prompt. `input_ids` of a prompt that is given as
+    `input_embeds` are placeholders.
     """
 
     rid: str
@@ -47,6 +49,8 @@ class TextRequest:
     logprobs: LogprobOptions | None = None
     return_hidden_states: bool = False
     sample: int = 0
+    custom_logit_processor: str | None = None
+    input_embeds: InputEmbeds | None = None
 
     def samples(self, count: int) -> list[TextRequest]:
         """Requests for `count` answers to the same prompt; for one, this request itself.
@@ -85,6 +89,8 @@ class TextRequest:
             stream_interval,
             logprobs=logprobs,
             return_hidden_states=self.return_hidden_states,
+            custom_logit_processor=self.custom_logit_processor,
+            input_embeds=self.input_embeds,
         )
 
 

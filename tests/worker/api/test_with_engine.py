@@ -219,6 +219,22 @@ async def test_the_best_of_several_answers_is_the_likeliest(http: httpx.AsyncCli
     assert answer["usage"]["completion_tokens"] == 4 * 16
 
 
+async def test_a_session_finds_what_came_before_in_the_cache(http: httpx.AsyncClient) -> None:
+    session = (await http.post("/open_session", json={"capacity_of_str_len": 10_000})).json()
+    sampling = {"temperature": 0, "max_new_tokens": 9, "ignore_eos": True}
+    rid, before = None, 0
+    for own in (list(range(150, 190)), [7, 8], [9]):
+        params = {"id": session, "rid": rid}
+        body = {"input_ids": own, "sampling_params": sampling, "session_params": params}
+        answer = (await http.post("/generate", json=body)).json()["meta_info"]
+        assert answer["prompt_tokens"] == before + len(own)
+        # Nobody has computed the keys and values of an answer's last token yet.
+        assert answer["cached_tokens"] == max(before - 1, 0)
+        rid, before = answer["id"], before + len(own) + 9
+    assert (await http.post("/close_session", json={"session_id": session})).status_code == 200
+    assert_nothing_is_held(await idle_state(http))
+
+
 async def test_stop_string_frees_its_request(http: httpx.AsyncClient) -> None:
     sampling: dict[str, Any] = {"seed": 4, "max_new_tokens": 200, "ignore_eos": True}
     body = {"input_ids": [5, 6, 7], "sampling_params": sampling}
