@@ -32,7 +32,8 @@ class Bidirectional(AttentionBackend):
                 raise UnsupportedAttention(
                     "sliding windows are not supported beside is_causal false"
                 )
-        if torch.cuda.is_available() and dtype.itemsize == 2 and specs[0].head_dim % 8 == 0:
+        head_dim = specs[0].head_dim
+        if torch.cuda.is_available() and dtype.itemsize == 2 and head_dim in range(8, 257, 8):
             self._varlen = _varlen_attention()
 
     def plan(self, batch: ForwardBatch) -> None:

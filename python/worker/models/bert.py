@@ -129,9 +129,6 @@ class BertModel(Model):
             hidden = layer(hidden)
         return last(hidden, batch.logit_rows)
 
-    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden
-
     @property
     def attention_specs(self) -> tuple[AttentionSpec, ...]:
         return self._specs

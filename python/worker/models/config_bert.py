@@ -24,7 +24,7 @@ def load(raw: Mapping[str, Any], family: str, head: str, source: Path) -> Encode
     # RoBERTa counts positions from behind that of padding.
     offset = 0 if family == "Bert" else default(raw, "pad_token_id", 1) + 1
     if head == "ForSequenceClassification":
-        pooling = classifier_pooling(raw, "cls")
+        pooling = classifier_pooling(raw, source, "cls")
     else:
         head, pooling = "Model", embedding_pooling(source.parent, "mean")
     config = EncoderConfig(

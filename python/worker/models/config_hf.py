@@ -124,7 +124,7 @@ def _pooling(raw: Mapping[str, Any], head: str, source: Path) -> Pooling | None:
     if head == "ForCausalLM":
         return None
     if head == "ForSequenceClassification":
-        return classifier_pooling(raw, "last")
+        return classifier_pooling(raw, source, "last")
     return embedding_pooling(source.parent, "last")
 
 

@@ -38,13 +38,16 @@ def embedding_pooling(folder: Path, default: Mode) -> Pooling:
     return Pooling(mode, normalize, max_tokens=_max_tokens(folder))
 
 
-def classifier_pooling(raw: Mapping[str, Any], mode: Mode) -> Pooling:
-    """That of a classifier, with the labels that its config.json names: two, if it names none."""
+def classifier_pooling(raw: Mapping[str, Any], source: Path, mode: Mode) -> Pooling:
+    """That of a classifier, with the labels that `raw`, read from `source`, names: two, if none."""
     names = raw.get("id2label")
     if not names:
-        count = raw.get("num_labels") or 2
-        names = {str(index): f"LABEL_{index}" for index in range(count)}
-    return Pooling(mode, labels=tuple(names[key] for key in sorted(names, key=int)))
+        names = {str(index): f"LABEL_{index}" for index in range(raw.get("num_labels") or 2)}
+    try:
+        labels = tuple(str(names[key]) for key in sorted(names, key=int))
+    except (TypeError, ValueError):
+        raise ModelConfigError(f"{source}: id2label must number the labels: {names}") from None
+    return Pooling(mode, labels=labels)
 
 
 def _modules(source: Path) -> list[tuple[str, str]]:

@@ -165,9 +165,6 @@ class LlamaModel(Model):
         hidden, _ = self.norm(hidden, residual)
         return hidden
 
-    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden
-
     @property
     def attention_specs(self) -> tuple[AttentionSpec, ...]:
         return self._specs

@@ -60,37 +60,11 @@ def _build(
         parallel = ranks.join(device, one_shot=not args.disable_custom_all_reduce)
     on_gpu = device.type != "cpu"
     max_running = args.max_running_requests or _MAX_RUNNING_REQUESTS[on_gpu]
-    path = resolve_model_path(args.model_path)
-    config = load_model_config(path, is_embedding=args.is_embedding)
-    if config.pooling is not None and not args.is_embedding:
-        logger.info("%s does not generate: served as by --is-embedding", config.architecture)
-    runner = (ModelRunner if config.pooling is None else EmbeddingRunner)(
-        path,
-        config=config,
-        load_format=args.load_format,
-        dtype=args.dtype,
-        quantization=args.quantization,
-        kv_cache_dtype=args.kv_cache_dtype,
-        device=device,
-        parallel=parallel,
-        num_threads=args.num_threads,
-        context_length=args.context_length,
-        mem_fraction_static=args.mem_fraction_static,
-        max_total_tokens=args.max_total_tokens,
-        page_size=args.page_size,
-        max_sequences=max_running + 2,
-        backend=args.attention_backend,
-        fused_decode=not args.disable_fused_decode,
-        seed=args.random_seed or 0,
-        progress=progress,
-    )
+    runner = _load(args, device, parallel, max_running + 2, progress)
+    config = runner.config
     context_length = min(runner.context_length, runner.total_tokens)
     max_running = min(max_running, PAGE_TABLE_LIMIT // (context_length + args.page_size) - 2)
-    chunk_size = args.chunked_prefill_size or _CHUNKED_PREFILL_SIZE[on_gpu]
-    max_prefill = args.max_prefill_tokens
-    if not config.is_causal:  # texts come whole, and as many at once as a chunk would hold
-        max_prefill = max_prefill if chunk_size == -1 else min(max_prefill, chunk_size)
-        chunk_size = -1
+    max_prefill, chunk_size, considerate_size = _prefill_sizes(args, config, on_gpu)
     keeps_prefixes = config.reuses_prefixes and not args.disable_radix_cache
     cache = KVCache(
         runner.total_tokens,
@@ -104,8 +78,8 @@ def _build(
         context_length=context_length,
         max_running_requests=max_running,
         max_prefill_tokens=max(max_prefill, context_length),
-        chunked_prefill_size=None if chunk_size == -1 else chunk_size,
-        considerate_chunk_size=None if args.chunked_prefill_size else _CONSIDERATE_CHUNK[on_gpu],
+        chunked_prefill_size=chunk_size,
+        considerate_chunk_size=considerate_size,
         enable_mixed_chunk=args.enable_mixed_chunk,
         schedule_policy=args.schedule_policy,
         schedule_conservativeness=args.schedule_conservativeness,
@@ -157,6 +131,53 @@ def _build(
     if isinstance(ranks, Followers):
         return LeadingScheduler(cache, launch, options, engine, followers=ranks), ready
     return Scheduler(cache, launch, options, engine), ready
+
+
+def _load(
+    args: ServerArgs,
+    device: torch.device,
+    parallel: TensorParallel,
+    max_sequences: int,
+    progress: Callable[[str, float], None],
+) -> ModelRunner:
+    path = resolve_model_path(args.model_path)
+    config = load_model_config(path, is_embedding=args.is_embedding)
+    if config.pooling is not None and not args.is_embedding:
+        logger.info("%s does not generate: served as by --is-embedding", config.architecture)
+    runner = ModelRunner if config.pooling is None else EmbeddingRunner
+    return runner(
+        path,
+        config=config,
+        load_format=args.load_format,
+        dtype=args.dtype,
+        quantization=args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
+        device=device,
+        parallel=parallel,
+        num_threads=args.num_threads,
+        context_length=args.context_length,
+        mem_fraction_static=args.mem_fraction_static,
+        max_total_tokens=args.max_total_tokens,
+        page_size=args.page_size,
+        max_sequences=max_sequences,
+        backend=args.attention_backend,
+        fused_decode=not args.disable_fused_decode,
+        seed=args.random_seed or 0,
+        progress=progress,
+    )
+
+
+def _prefill_sizes(
+    args: ServerArgs, config: ModelConfig, on_gpu: bool
+) -> tuple[int, int | None, int | None]:
+    """Tokens of a prefill batch, of a chunk, and of a considerate one; None: prompts come whole."""
+    given = args.chunked_prefill_size or _CHUNKED_PREFILL_SIZE[on_gpu]
+    chunk = None if given == -1 else given
+    if not config.is_causal:  # a batch of whole texts holds as much as a chunk would
+        return min(args.max_prefill_tokens, chunk or args.max_prefill_tokens), None, None
+    is_considerate = args.chunked_prefill_size is None and config.pooling is None
+    considerate = _CONSIDERATE_CHUNK[on_gpu] if is_considerate else None
+    return args.max_prefill_tokens, chunk, considerate
 
 
 def _common_seed(seed: int | None, parallel: TensorParallel, device: torch.device) -> int | None:

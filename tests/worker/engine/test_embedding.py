@@ -14,12 +14,16 @@ from worker.messages import (
     EmbeddingInfo,
     EmbedRequest,
     GenerateRequest,
+    OrderDone,
+    ReleaseMemory,
+    ResumeMemory,
     SamplingParams,
     TokenChunk,
+    UpdateWeights,
 )
 from worker.models.config import ModelConfigError
 
-from ..checkpoints import VOCAB_SIZE, hf_reference, make_checkpoint
+from ..checkpoints import VOCAB_SIZE, hf_reference, make_checkpoint, write_gguf
 from .embedder import Embedder
 
 _GENERATOR = torch.Generator().manual_seed(11)
@@ -239,3 +243,31 @@ def test_dummy_weights(tmp_path):
     (folder / "model.safetensors").unlink()
     vectors = Embedder(folder, load_format="dummy", random_seed=3).embed(TEXTS)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(TEXTS)))
+
+
+@pytest.mark.parametrize("family", ["llama3", "bert"])
+def test_other_weights_and_released_memory(family, tmp_path):
+    first = make_checkpoint(tmp_path / "first", family, head="embed")
+    second = make_checkpoint(tmp_path / "second", family, head="embed", seed=1)
+    expected = Embedder(second, max_total_tokens=512).embed(TEXTS)
+    embedder = Embedder(first, max_total_tokens=512)
+    embedder.embed(TEXTS)
+    for order in (UpdateWeights("u", str(second)), ReleaseMemory("a"), ResumeMemory("b")):
+        done = embedder.scheduler.control(order)
+        assert isinstance(done, OrderDone)
+        assert done.success, done.message
+    check(embedder.embed(TEXTS), expected)
+
+
+def test_weights_quantized_to_fp8_hardly_turn_the_vectors(tmp_path):
+    folder = make_checkpoint(tmp_path, "bert", head="embed")
+    exact = Embedder(folder).embed(TEXTS)
+    found = Embedder(folder, quantization="fp8").embed(TEXTS)
+    assert 0.99 < F.cosine_similarity(found, exact).min() < 0.99999
+
+
+def test_a_gguf_file_embeds(tmp_path):
+    folder = make_checkpoint(tmp_path / "hf", "qwen2")
+    file = write_gguf(folder, tmp_path / "model.gguf")
+    found = Embedder(file, is_embedding=True, max_total_tokens=512).embed(TEXTS)
+    check(found, hf_vectors(folder, "last", normalize=True))

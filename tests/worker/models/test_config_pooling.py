@@ -121,3 +121,11 @@ def test_a_model_without_causal_attention_only_embeds(tmp_path):
     with pytest.raises(ModelConfigError, match="nothing can be generated; --is-embedding"):
         load_model_config(folder)
     assert not load_model_config(folder, is_embedding=True).is_causal
+
+
+def test_labels_without_numbers_are_refused(tmp_path):
+    folder = make_checkpoint(tmp_path, "bert", head="classify")
+    raw = json.loads((folder / "config.json").read_text()) | {"id2label": {"one": "sad"}}
+    (folder / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ModelConfigError, match="config.json: id2label must number the labels"):
+        load_model_config(folder)
