@@ -263,9 +263,11 @@ def test_a_request_that_the_engine_gives_up_is_an_error(engine, monkeypatch):
 def test_without_a_tokenizer_there_are_tokens_alone(model, engine):
     ids = engine.tokenizer.encode(PROMPTS[2])
     expected = engine.generate(input_ids=ids, sampling_params=GREEDY)["output_ids"]
-    with Engine(model_path=str(model), skip_tokenizer_init=True, **ARGS) as tokens_only:
+    options = {"skip_tokenizer_init": True, "return_hidden_states": True}
+    with Engine(model_path=str(model), **options, **ARGS) as tokens_only:
         answer = tokens_only.generate(input_ids=ids, sampling_params=GREEDY)
         assert "text" not in answer
+        assert [len(rows.shape) for rows in answer["meta_info"]["hidden_states"]] == [2] + [1] * 11
         assert answer["output_ids"] == expected
         for wrong in ({"prompt": "a"}, {"input_ids": ids, "sampling_params": {"stop": "x"}}):
             with pytest.raises(ValueError, match="skip_tokenizer_init"):

@@ -140,7 +140,7 @@ async def test_completion_has_the_likeliest_tokens_and_the_one_that_came(
     (choice,) = (await complete(worker, logprobs=3)).choices
     first, second = choice.logprobs.top_logprobs
     name = worker.service.tokenizer.decode
-    assert list(first) == [name([41]), name([40]), name([42])]
+    assert list(first) == [name([40]), name([41]), name([42])]
     assert set(second) == {name([each]) for each in (60, 40, 41, 42)}
     assert second[name([60])] == choice.logprobs.token_logprobs[1]
 

@@ -69,7 +69,10 @@ def completion_logprobs(
     def at_place(token_id: int, value: float | None, likeliest: _Likeliest) -> Any:
         if value is None:
             return None
-        return {name(other): finite(each) for other, each in [(token_id, value), *likeliest]}
+        shown: dict[str, float] = {}
+        for other, each in [*likeliest, (token_id, value)]:
+            shown.setdefault(name(other), finite(each))  # of one name, the likelier
+        return shown
 
     return {
         "tokens": [name(token_id) for token_id in ids],
