@@ -22,7 +22,7 @@ from worker.messages import Embedding, EmbedRequest, Ready, TokenChunk
 from worker.scheduler.ranks import Followers
 from worker.scheduler.scheduler import Scheduler
 from worker.scheduler.startup import build_scheduler
-from worker.tokenization.native_answer import LogprobWish, meta_info, one_each
+from worker.tokenization.native_answer import LogprobWish, NativeAnswer, one_each
 from worker.tokenization.template_source import load_chat_template
 from worker.tokenization.text_output import GenerationAborted, TextOutput, TextRequest
 from worker.tokenization.tokenizer import ModelInput, Tokenizer, load_tokenizer
@@ -121,7 +121,7 @@ class Engine(ControlledEngine):
             return self._stream(outputs, with_index=not single)
         for _ in self._run(outputs, stream_interval=0):
             pass
-        answers = [self._answer(output) for output in outputs]
+        answers = [self._shown(NativeAnswer(output)) for output in outputs]
         return answers[0] if single else answers
 
     def encode(
@@ -322,17 +322,19 @@ class Engine(ControlledEngine):
                 inbox.append(answer)
 
     def _stream(self, outputs: list[TextOutput], *, with_index: bool) -> Iterator[Answer]:
+        answers = [NativeAnswer(output) for output in outputs]
         with contextlib.closing(self._run(outputs, self.server_args.stream_interval)) as grown:
             for output in grown:
-                answer = self._answer(output)
-                yield answer | {"index": output.index} if with_index else answer
+                shown = self._shown(answers[output.index])
+                yield shown | {"index": output.index} if with_index else shown
 
-    def _answer(self, output: TextOutput) -> Answer:
-        meta = meta_info(output)
-        if "hidden_states" in meta:
-            meta["hidden_states"] = list(map(torch.from_numpy, meta["hidden_states"]))
-        answer = {"output_ids": output.output_ids.copy(), "meta_info": meta}
-        return answer if self.tokenizer is None else {"text": output.text} | answer
+    def _shown(self, answer: NativeAnswer) -> Answer:
+        meta_info = answer.meta_info()
+        if "hidden_states" in meta_info:
+            meta_info["hidden_states"] = list(map(torch.from_numpy, meta_info["hidden_states"]))
+        output = answer.output
+        shown = {"output_ids": output.output_ids.copy(), "meta_info": meta_info}
+        return shown if self.tokenizer is None else {"text": output.text} | shown
 
 
 def _load_tokenizer(server_args: ServerArgs) -> Tokenizer | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ..tokenization.native_answer import NativeFieldError, meta_info
+from ..tokenization.native_answer import NativeAnswer, NativeFieldError
 from ..tokenization.text_output import TextOutput, TextRequest
 from ..tokenization.token_bytes import TokenBytes
 from .errors import bad_request
@@ -43,7 +43,7 @@ async def generate(request: Request) -> Response:
     if call.body.stream:
         return EventStream(_events(service, call, requests, texts, is_list))
     outputs = await unless_disconnected(request.receive, _run(service, call, requests))
-    answers = [_answer(output, texts) for output in outputs]
+    answers = [_shown(NativeAnswer(output, texts)) for output in outputs]
     return json_response(answers if is_list else answers[0])
 
 
@@ -77,15 +77,15 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     """Each event holds all of its answer so far."""
     with _generation(service, call, requests) as generation:
+        answers = [NativeAnswer(output, texts) for output in generation.outputs]
         async for output, _ in generation.updates():
-            answer = _answer(output, texts)
-            yield event({**answer, "index": output.index} if is_list else answer)
+            shown = _shown(answers[output.index])
+            yield event({**shown, "index": output.index} if is_list else shown)
     yield STREAM_END
 
 
-def _answer(output: TextOutput, texts: TokenBytes | None) -> dict[str, Any]:
-    """`texts` are those of tokens in log-probabilities."""
-    known = {"meta_info": meta_info(output, texts)}
+def _shown(answer: NativeAnswer) -> dict[str, Any]:
+    output = answer.output
     if output.detokenizer is None:
-        return {"token_ids": output.output_ids} | known
-    return {"text": output.text} | known
+        return {"token_ids": output.output_ids, "meta_info": answer.meta_info()}
+    return {"text": output.text, "meta_info": answer.meta_info()}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..messages import LogprobOptions
+from ..messages import LogprobOptions, TokenLogprobs
 from .text_output import TextOutput
 from .token_bytes import TokenBytes
 
@@ -84,27 +84,83 @@ def finite(logprob: float) -> float:
     return max(LEAST_LOGPROB, logprob)  # in this order: a comparison with NaN is false
 
 
-def meta_info(output: TextOutput, token_bytes: TokenBytes | None = None) -> dict[str, Any]:
-    """Counts, the reason of the end, and what else was asked for; seconds when it has ended.
+class NativeAnswer:
+    """What the native API says of one answer while it grows.
 
-    With `token_bytes`, log-probabilities say the text of their tokens. `hidden_states` come with
-    the end: one array [prompt tokens, hidden size], then one [hidden size] for each token of the
-    answer but the first.
+    With `token_bytes`, log-probabilities have the text of their tokens. Those of a token are
+    written once, however many events of a stream show them.
     """
-    known = {
-        "id": output.request.rid,
-        "prompt_tokens": output.prompt_tokens,
-        "completion_tokens": output.completion_tokens,
-        "cached_tokens": output.cached_tokens,
-        "finish_reason": _finish_reason(output),
-    }
-    if output.request.logprobs is not None:
-        known |= _logprobs(output, output.request.logprobs, token_bytes)
-    if output.finish is not None:
-        if output.request.return_hidden_states:
-            known["hidden_states"] = _hidden_states(output)
-        known["e2e_latency"] = output.seconds
-    return known
+
+    def __init__(self, output: TextOutput, token_bytes: TokenBytes | None = None) -> None:
+        self.output = output
+        self._token_bytes = token_bytes
+        self._of_prompt: tuple[list[_Entry], list[list[_Entry] | None]] | None = None
+        self._chosen: list[_Entry] = []
+        self._top: list[list[_Entry]] = []
+
+    def meta_info(self) -> dict[str, Any]:
+        """Counts, the reason of the end, and what else was asked for; seconds when it has ended.
+
+        `hidden_states` come with the end: one array [prompt tokens, hidden size], then one [hidden
+        size] for each token of the answer but the first.
+        """
+        output = self.output
+        known = {
+            "id": output.request.rid,
+            "prompt_tokens": output.prompt_tokens,
+            "completion_tokens": output.completion_tokens,
+            "cached_tokens": output.cached_tokens,
+            "finish_reason": _finish_reason(output),
+        }
+        if output.request.logprobs is not None:
+            known |= self._logprobs(output.request.logprobs)
+        if output.finish is not None:
+            if output.request.return_hidden_states:
+                known["hidden_states"] = _hidden_states(output)
+            known["e2e_latency"] = output.seconds
+        return known
+
+    def _logprobs(self, options: LogprobOptions) -> dict[str, Any]:
+        """Lists of [logprob, token id, text]: one of prompt and answer, or one for each place."""
+        output = self.output
+        start = len(self._chosen)
+        chosen = zip(output.output_ids[start:], output.logprobs.chosen[start:], strict=True)
+        self._chosen += self._entries(chosen)
+        self._top += map(self._entries, output.logprobs.top[start:])
+        if self._of_prompt is None and output.prompt_logprobs is not None:
+            self._of_prompt = self._write_prompt(options, output.prompt_logprobs)
+        prompt_chosen, prompt_top = self._of_prompt or ([], [])
+        known: dict[str, Any] = {
+            "input_token_logprobs": prompt_chosen,
+            "output_token_logprobs": self._chosen.copy(),
+        }
+        if options.top:
+            known["input_top_logprobs"] = prompt_top
+            known["output_top_logprobs"] = self._top.copy()
+        return known
+
+    def _write_prompt(
+        self, options: LogprobOptions, logprobs: TokenLogprobs
+    ) -> tuple[list[_Entry], list[list[_Entry] | None]]:
+        """A first token of all has no log-probability: null stands there."""
+        ids = self.output.request.input_ids[options.prompt_start :]
+        chosen: list[_Entry] = []
+        top: list[list[_Entry] | None] = []
+        if options.prompt_start == 0:
+            first = ids.pop(0)
+            chosen.append((None, first, self._text(first)))
+            top.append(None)
+        chosen += self._entries(zip(ids, logprobs.chosen, strict=True))
+        top += map(self._entries, logprobs.top)
+        return chosen, top
+
+    def _entries(self, places: Iterable[tuple[int, float]]) -> list[_Entry]:
+        return [(finite(value), token_id, self._text(token_id)) for token_id, value in places]
+
+    def _text(self, token_id: int) -> str | None:
+        if self._token_bytes is None:
+            return None
+        return self._token_bytes.of(token_id, skip_special_tokens=False).decode("utf-8", "replace")
 
 
 def _finish_reason(output: TextOutput) -> dict[str, Any] | None:
@@ -116,43 +172,6 @@ def _finish_reason(output: TextOutput) -> dict[str, Any] | None:
     if output.finish.kind == "abort":
         return {"type": "abort", "message": output.finish.message}
     return {"type": "stop", "matched": output.stops.matched or output.finish.matched}
-
-
-def _logprobs(
-    output: TextOutput, options: LogprobOptions, token_bytes: TokenBytes | None
-) -> dict[str, Any]:
-    """A list of [logprob, token id, text] for prompt and answer; with `top`, one for each place.
-
-    The prompt's first token has no log-probability: null stands there.
-    """
-
-    def entries(places: Iterable[tuple[int, float]]) -> list[_Entry]:
-        return [(finite(value), token_id, text(token_id)) for token_id, value in places]
-
-    def text(token_id: int) -> str | None:
-        if token_bytes is None:
-            return None
-        return token_bytes.of(token_id, skip_special_tokens=False).decode("utf-8", "replace")
-
-    chosen: list[_Entry] = []
-    top: list[list[_Entry] | None] = []
-    prompt = output.prompt_logprobs
-    if prompt is not None and options.prompt_start is not None:
-        prompt_ids = output.request.input_ids[options.prompt_start :]
-        if options.prompt_start == 0:
-            first = prompt_ids.pop(0)
-            chosen, top = [(None, first, text(first))], [None]
-        chosen += entries(zip(prompt_ids, prompt.chosen, strict=True))
-        top += map(entries, prompt.top)
-    answer = zip(output.output_ids, output.logprobs.chosen, strict=True)
-    known: dict[str, Any] = {
-        "input_token_logprobs": chosen,
-        "output_token_logprobs": entries(answer),
-    }
-    if options.top:
-        known["input_top_logprobs"] = top
-        known["output_top_logprobs"] = [entries(place) for place in output.logprobs.top]
-    return known
 
 
 def _hidden_states(output: TextOutput) -> list[np.ndarray]:
