@@ -112,12 +112,12 @@ class EngineControl:
         try:
             return resolve_model_path(model_path, self._progress)
         except ModelPullError as error:
-            reason = f": {error}"
+            reason = str(error)
         except ModelNotFoundError:
-            reason = f": {model_path} (repository not found)."
+            reason = f"{model_path} (repository not found)."
         except (OSError, RuntimeError, ValueError) as error:  # not a name that files can have
-            reason = f": {model_path} ({error})."
-        raise OrderError(f"Failed to get weights iterator{reason}")
+            reason = f"{model_path} ({error})."
+        raise OrderError(f"Failed to get weights iterator: {reason}")
 
     def _release_memory(self) -> None:
         self._expect(released=False)

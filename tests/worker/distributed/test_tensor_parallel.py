@@ -23,6 +23,7 @@ from .rank_logits import TOKENS
 # The family of each case, and what is changed in it.
 CASES = {
     "untied head": ("llama2", {}),
+    "the same with other weights": ("llama2", {"seed": 1}),
     "tied head": ("llama3", {}),
     "one key/value head, held by both": ("llama3", {"num_key_value_heads": 1}),
     "three key/value heads": (
@@ -86,6 +87,26 @@ def test_two_ranks_give_the_logits_of_one(
 
 def test_the_smallest_value_of_all_ranks_counts(ranks: list[dict]) -> None:
     assert [rank["smallest"] for rank in ranks] == [5, 5]
+
+
+def test_tensors_are_put_together_from_all_ranks(ranks: list[dict]) -> None:
+    whole = torch.arange(15.0).view(5, 3) - 7
+    for rank in ranks:
+        assert all(torch.equal(assembled, whole) for assembled in rank["assembled"])
+
+
+def test_what_fails_on_one_rank_fails_on_all(ranks: list[dict]) -> None:
+    own = [f"ValueError: rank {rank} could not" for rank in range(2)]
+    other = "OtherRankError: another rank could not do its part; its log says why"
+    assert ranks[0]["failures"] == [None, own[0], other, own[0]]
+    assert ranks[1]["failures"] == [None, other, own[1], own[1]]
+
+
+def test_weights_that_break_on_one_rank_are_replaced_on_none(ranks: list[dict]) -> None:
+    reasons, restored = zip(*(rank["replaced"] for rank in ranks), strict=True)
+    assert "another rank could not do its part" in reasons[0]
+    assert "Input/output error; the old weights were loaded again" in reasons[1]
+    assert restored == (True, True)
 
 
 def test_sizes_that_ranks_cannot_divide_are_refused(checkpoints: dict[str, Path]) -> None:
