@@ -157,6 +157,8 @@ FILE = ("a.jsonl", b"x")
         ({"purpose": "batch"}, None, "file"),
         ({"purpose": "batch", "file": "text"}, None, "file"),
         ({"purpose": "x" * 70_000}, FILE, "purpose"),
+        ({"purpose": "batch", "file": "text"}, FILE, "file"),
+        ({str(i): "x" for i in range(17)}, FILE, None),
     ],
 )
 async def test_wrong_uploads_are_refused_and_leave_nothing(
@@ -164,7 +166,7 @@ async def test_wrong_uploads_are_refused_and_leave_nothing(
     tmp_path: Path,
     fields: dict[str, str],
     file: tuple[str, bytes] | None,
-    param: str,
+    param: str | None,
 ) -> None:
     parts = [(name, (None, value)) for name, value in fields.items()]
     if file is not None:

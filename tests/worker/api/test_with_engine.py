@@ -14,9 +14,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
+from .batch_requests import TEXT, ended, ids, lines_of, start_batch, text_line
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -232,6 +234,23 @@ async def test_a_session_finds_what_came_before_in_the_cache(http: httpx.AsyncCl
         assert answer["cached_tokens"] == max(before - 1, 0)
         rid, before = answer["id"], before + len(own) + 9
     assert (await http.post("/close_session", json={"session_id": session})).status_code == 200
+    assert_nothing_is_held(await idle_state(http))
+
+
+async def test_a_batch_gives_what_http_gives_beside_other_requests(http: httpx.AsyncClient) -> None:
+    client = openai.AsyncOpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0)
+    bodies = [
+        {"prompt": [3 + i] * (1 + i % 7), "max_tokens": 8, "temperature": 0} for i in range(80)
+    ]
+    lines = [text_line(str(i), **body) for i, body in enumerate(bodies)]
+    batch = await start_batch(client, lines, TEXT)
+    expected = [(await http.post(TEXT, json=body)).json()["choices"] for body in bodies[:10]]
+    batch = await ended(client, batch)
+    assert (batch.status, batch.error_file_id) == ("completed", None)
+    output = await lines_of(client, batch.output_file_id)
+    assert ids(output) == ids(lines)
+    found = [line["response"]["body"]["choices"] for line in output]
+    assert found[:10] == expected
     assert_nothing_is_held(await idle_state(http))
 
 

@@ -117,9 +117,9 @@ class Database:
         """Give room back to the disk that is not needed any more; not all of it at once."""
 
         def shrink() -> None:
-            with storage_errors(), self._lock, contextlib.closing(self._connect()) as connection:
+            with storage_errors(), self._lock:
                 # Not `execute`, which would stop after the first page.
-                connection.executescript(f"PRAGMA incremental_vacuum({_SHRUNK_PAGES})")
+                self._shared().executescript(f"PRAGMA incremental_vacuum({_SHRUNK_PAGES})")
 
         await in_daemon_thread(shrink)
 
@@ -131,9 +131,7 @@ class Database:
 
     def _transaction(self, begin: str, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         with storage_errors(), self._lock:
-            if self._connection is None:
-                self._connection = self._connect()
-            connection = self._connection
+            connection = self._shared()
             connection.execute(begin)
             try:
                 result = work(connection)
@@ -142,6 +140,12 @@ class Database:
                 if connection.in_transaction:
                     connection.rollback()
             return result
+
+    def _shared(self) -> sqlite3.Connection:
+        """Under the lock."""
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
 
     def _connect(self) -> sqlite3.Connection:
         if not self.path.exists():

@@ -128,11 +128,11 @@ class FileStore:
                 paths = self._folder.iterdir() if self._folder.exists() else ()
                 return [path.name for path in paths if path.stat().st_mtime < before]
 
-        self._remove(await self._database.write(delete_expired))
         old = await in_daemon_thread(find_old)
+        expired = await self._database.write(delete_expired)
         with_row = await self._database.read(known)
         orphans = [name for name in old if name not in with_row]
-        await in_daemon_thread(lambda: self._remove(orphans))
+        await in_daemon_thread(lambda: self._remove([*expired, *orphans]))
 
     def _remove(self, names: list[str]) -> None:
         with storage_errors():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 
@@ -52,7 +52,6 @@ class BatchRunner:
         self._lines: dict[asyncio.Task[None], TakenLine] = {}
         self._results: list[tuple[FinishedLine, asyncio.Future[None]]] = []
         self._batch: BatchRecord | None = None
-        self._next_sweep = 0.0
         self._has_lines = asyncio.Event()
         self._has_batches = asyncio.Event()
         self._has_results = asyncio.Event()
@@ -66,6 +65,7 @@ class BatchRunner:
             self._start_lines,
             self._keep_results,
             self._renew_lease,
+            self._sweep,
         )
         try:
             await asyncio.gather(*map(_forever, duties))
@@ -79,9 +79,6 @@ class BatchRunner:
         if not self._storage.is_used:
             await self._storage.news(_LOOK_SECONDS)
             return
-        if time.monotonic() >= self._next_sweep:
-            await self._storage.sweep()
-            self._next_sweep = time.monotonic() + _SWEEP_SECONDS
         batches = await self._storage.batches.unended()
         running = [batch for batch in batches if batch.status == "in_progress"]
         self._stop_lines_except({batch.id for batch in running})
@@ -147,6 +144,12 @@ class BatchRunner:
         await asyncio.sleep(RENEW_SECONDS)
         if self._lines or self._batch is not None:
             await self._storage.lines.renew(self._name)
+
+    async def _sweep(self) -> None:
+        with contextlib.suppress(ApiError):  # the storage's log says why; it can wait
+            if self._storage.is_used:
+                await self._storage.sweep()
+        await asyncio.sleep(_SWEEP_SECONDS)
 
     # ===== lines =====
 

@@ -100,6 +100,7 @@ class _Form:
     """What the parser has found so far; `unwritten` are bytes of the file."""
 
     fields: dict[str, bytearray] = field(default_factory=dict)
+    has_file: bool = False
     filename: str | None = None
     file_bytes: int = 0
     unwritten: bytearray = field(default_factory=bytearray)
@@ -133,9 +134,10 @@ class _Form:
         disposition = self._headers.get(b"content-disposition", b"").decode("latin-1")
         _, options = parse_options_header(disposition)
         self._name = options.get(b"name", b"").decode(errors="replace")
-        if self._name in self.fields or (self._name == "file" and self.filename is not None):
+        if self._name in self.fields or (self._name == "file" and self.has_file):
             raise bad_request(f"{self._name}: given twice", self._name)
         if self._name == "file":
+            self.has_file = True
             self.filename = _harmless(options.get(b"filename", b"").decode(errors="replace"))
             return
         if len(self.fields) == _MOST_FIELDS:

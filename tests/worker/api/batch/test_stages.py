@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -163,6 +164,14 @@ async def test_taking_lines_reads_no_finished_ones(storage: Storage) -> None:
     steps = await storage.database.read(plans)
     assert any("USING INDEX unfinished_line" in step for step in steps)
     assert not any("SORT" in step or "TEMP B-TREE" in step for step in steps)
+
+
+async def test_workers_that_start_together_make_one_index(tmp_path: Path) -> None:
+    storages = [Storage(tmp_path / "storage", "tiny") for _ in range(8)]
+    assert await asyncio.gather(*(each.batches.unended() for each in storages)) == [[]] * 8
+    made = await make_batch(storages[0])
+    for each in storages:
+        assert [batch.id for batch in await each.batches.unended()] == [made.id]
 
 
 async def test_an_index_of_another_version_is_refused(storage: Storage) -> None:
