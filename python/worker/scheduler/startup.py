@@ -64,7 +64,7 @@ def _build(
     config = runner.config
     context_length = min(runner.context_length, runner.total_tokens)
     max_running = min(max_running, PAGE_TABLE_LIMIT // (context_length + args.page_size) - 2)
-    max_prefill, chunk_size, considerate_size = _prefill_sizes(args, config, on_gpu)
+    max_prefill, chunk_size, considerate_size = prefill_sizes(args, config, on_gpu)
     keeps_prefixes = config.reuses_prefixes and not args.disable_radix_cache
     cache = KVCache(
         runner.total_tokens,
@@ -167,7 +167,7 @@ def _load(
     )
 
 
-def _prefill_sizes(
+def prefill_sizes(
     args: ServerArgs, config: ModelConfig, on_gpu: bool
 ) -> tuple[int, int | None, int | None]:
     """Tokens of a prefill batch, of a chunk, and of a considerate one; None: prompts come whole."""
