@@ -53,16 +53,17 @@ class OpenedWeights:
         slots = list(self.model.weight_slots())
         total = sum(math.prod(slot.shape) for _, slot in slots)
         for layer, group in itertools.groupby(slots, key=lambda named: named[1].layer):
-            targets = list(group)
-            fresh = None
-            if layer is not None:
+            if layer is None:
+                yield from self._fill_slots(list(group), total)
+            else:
                 fresh = layer.fresh_weight()
-                targets = layer.over(fresh, targets)
-            for name, slot in targets:
-                self.fill(name, slot)
-                yield math.prod(slot.shape) / total
-            if layer is not None and fresh is not None:
+                yield from self._fill_slots(layer.over(fresh, list(group)), total)
                 layer.keep(fresh)
+
+    def _fill_slots(self, slots: list[tuple[str, WeightSlot]], total: int) -> Iterator[float]:
+        for name, slot in slots:
+            self.fill(name, slot)
+            yield math.prod(slot.shape) / total
 
 
 def open_weights(
