@@ -12,13 +12,13 @@ import contextlib
 import gc
 import uuid
 from collections.abc import Callable, Collection, Generator, Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from worker.config import ServerArgs
 from worker.embedded_models import resolve_model_path
-from worker.messages import Embedding, EmbedRequest, Ready, TokenChunk
+from worker.messages import Embedding, EmbedRequest, InputEmbeds, Ready, TokenChunk
 from worker.scheduler.ranks import Followers
 from worker.scheduler.scheduler import Scheduler
 from worker.scheduler.startup import build_scheduler
@@ -27,10 +27,18 @@ from worker.tokenization.template_source import load_chat_template
 from worker.tokenization.text_output import GenerationAborted, TextOutput, TextRequest
 from worker.tokenization.tokenizer import ModelInput, Tokenizer, load_tokenizer
 
+from .embedded_prompts import embedded_prompts
 from .engine_control import ControlledEngine
 from .sampling_options import SamplingOptions
 
 Answer = dict[str, Any]
+
+
+class _Prompt(NamedTuple):
+    """`token_ids` are placeholders where there are `embeds`."""
+
+    token_ids: list[int]
+    embeds: InputEmbeds | None = None
 
 
 class Engine(ControlledEngine):
@@ -94,8 +102,10 @@ class Engine(ControlledEngine):
         logprob_start_len: int | list[int] = -1,
         top_logprobs_num: int | list[int] = 0,
         return_hidden_states: bool = False,
+        input_embeds: Any = None,
+        custom_logit_processor: str | list[str | None] | None = None,
     ) -> Any:
-        """Continue one prompt, or each of a list, given as text or as token ids.
+        """Continue one prompt, or each of a list, given as text, token ids or embeddings.
 
         `sampling_params` is one dict for all prompts, or a list with one for each; the names are
         those of POST /generate. Returns a dict for one prompt and a list of dicts for a list:
@@ -110,12 +120,17 @@ class Engine(ControlledEngine):
         "meta_info" what they add to that of /generate; hidden states are float32 tensors. They are
         given for all prompts, the former three also as lists, one each.
 
+        `input_embeds` are numbers [tokens, hidden size], as lists, an array or a tensor, or a list
+        of such. `custom_logit_processor` is what `CustomLogitProcessor.to_str` returns, for all
+        prompts or as a list, one each; it needs the server argument enable_custom_logit_processor.
+
         Raises ValueError if an argument is wrong or a prompt does not fit, RuntimeError if the
         engine fails or was shut down.
         """
-        prompts, single = self._prompts(prompt, input_ids)
+        prompts, single = self._prompts(prompt, input_ids, input_embeds)
         wishes = LogprobWish.each(return_logprob, logprob_start_len, top_logprobs_num, len(prompts))
-        outputs = self._begin(prompts, sampling_params, wishes, return_hidden_states)
+        processors = self._processors(custom_logit_processor, len(prompts))
+        outputs = self._begin(prompts, sampling_params, wishes, processors, return_hidden_states)
         single = single and len(outputs) == 1
         if stream:
             return self._stream(outputs, with_index=not single)
@@ -182,19 +197,33 @@ class Engine(ControlledEngine):
     # ===== what was asked =====
 
     def _prompts(
-        self, prompt: str | list[str] | None, input_ids: list[int] | list[list[int]] | None
-    ) -> tuple[list[list[int]], bool]:
-        """Token ids of each prompt, and whether it was one by itself, not a list."""
-        if (prompt is None) == (input_ids is None):
-            raise ValueError("give either prompt or input_ids")
+        self,
+        prompt: str | list[str] | None,
+        input_ids: list[int] | list[list[int]] | None,
+        input_embeds: Any = None,
+    ) -> tuple[list[_Prompt], bool]:
+        """Each prompt, and whether it was one by itself, not a list."""
+        if sum(given is not None for given in (prompt, input_ids, input_embeds)) != 1:
+            raise ValueError("give either prompt, input_ids or input_embeds")
+        if input_embeds is not None:
+            embeds, single = embedded_prompts(input_embeds, self.info.hidden_size)
+            return [_Prompt([0] * len(each), each) for each in embeds], single
         if prompt is not None:
             if self.tokenizer is None:
                 raise ValueError("without a tokenizer (skip_tokenizer_init) give input_ids")
             texts = [prompt] if isinstance(prompt, str) else prompt
-            return [self.tokenizer.encode(text) for text in texts], isinstance(prompt, str)
+            return [_Prompt(self.tokenizer.encode(text)) for text in texts], isinstance(prompt, str)
         if input_ids and isinstance(input_ids[0], list):
-            return cast(list[list[int]], input_ids), False
-        return [cast(list[int], input_ids)], True
+            return [_Prompt(cast(list[int], ids)) for ids in input_ids], False
+        return [_Prompt(cast(list[int], input_ids))], True
+
+    def _processors(self, given: str | list[str | None] | None, count: int) -> list[str | None]:
+        processors = one_each("custom_logit_processor", given, None, count)
+        if any(processors) and not self.server_args.enable_custom_logit_processor:
+            raise ValueError(
+                "custom_logit_processor: make the engine with enable_custom_logit_processor=True"
+            )
+        return processors
 
     def _inputs(
         self,
@@ -204,25 +233,32 @@ class Engine(ControlledEngine):
         """The same for an embedding model, which may read pairs of texts."""
         if prompt is None or input_ids is not None or self.tokenizer is None:
             prompts, single = self._prompts(cast(Any, prompt), input_ids)
-            return [ModelInput(ids) for ids in prompts], single
+            return [ModelInput(each.token_ids) for each in prompts], single
         texts = prompt if isinstance(prompt, list) else [prompt]
         return self.tokenizer.encode_inputs(texts), not isinstance(prompt, list)
 
     def _begin(
         self,
-        prompts: list[list[int]],
+        prompts: list[_Prompt],
         sampling_params: dict | list[dict] | None,
         wishes: list[LogprobWish | None],
+        processors: list[str | None],
         return_hidden_states: bool,
     ) -> list[TextOutput]:
         """The answers to be, those to a prompt in a row; everything is checked here."""
         given = one_each("sampling_params", sampling_params, None, len(prompts))
         options = [SamplingOptions.of(each) for each in given]
+        if not any(processors) and any(option.custom_params for option in options):
+            raise ValueError("custom_params mean nothing without a custom_logit_processor")
         token_bytes = self.tokenizer.token_bytes if self.tokenizer else None
         requests: list[TextRequest] = []
-        for prompt, option, wish in zip(prompts, options, wishes, strict=True):
+        for (prompt, embeds), option, wish, processor in zip(
+            prompts, options, wishes, processors, strict=True
+        ):
             if option.stop_strings and token_bytes is None:
                 raise ValueError("without a tokenizer (skip_tokenizer_init) there is no text: stop")
+            if embeds is not None and wish is not None and wish.start_len >= 0:
+                raise ValueError("input_embeds have no tokens to find log-probabilities of")
             self._check_token_ids(option.named_tokens)
             request = TextRequest(
                 rid=uuid.uuid4().hex,
@@ -232,6 +268,8 @@ class Engine(ControlledEngine):
                 skip_special_tokens=option.skip_special_tokens,
                 logprobs=wish and wish.options(len(prompt)),
                 return_hidden_states=return_hidden_states or self.server_args.return_hidden_states,
+                custom_logit_processor=processor,
+                input_embeds=embeds,
             )
             requests += request.samples(option.n)
         return TextOutput.begin(requests, token_bytes)

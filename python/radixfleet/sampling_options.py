@@ -23,7 +23,8 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
 
     `max_new_tokens` None means as many as fit; 0 computes the prompt alone. `top_k` -1 means
     all tokens. `logit_bias` maps token ids to what is added to their logits. `n` is how many
-    answers to make to each prompt.
+    answers to make to each prompt. `custom_params` are for a custom logit processor: what msgpack
+    can hold.
     """
 
     max_new_tokens: Annotated[int, Meta(ge=0, le=_LARGEST)] | None = 128
@@ -42,13 +43,15 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     logit_bias: Annotated[dict[_TokenId, _Bias], Meta(max_length=_MOST_TOKENS)] | None = None
     skip_special_tokens: bool = True
     n: Annotated[int, Meta(ge=1, le=128)] = 1
+    custom_params: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, given: dict[str, Any] | None) -> SamplingOptions:
         """Raises ValueError that names what is wrong."""
         try:
             options = msgspec.convert(given or {}, cls)
-        except msgspec.ValidationError as error:
+            msgspec.msgpack.encode(options.custom_params)  # for the other ranks, if there are any
+        except (msgspec.ValidationError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"sampling_params: {error}") from None
         if options.top_k == 0:
             raise ValueError("sampling_params: top_k must be at least 1, or -1 for all tokens")
@@ -88,4 +91,5 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
             presence_penalty=self.presence_penalty,
             repetition_penalty=self.repetition_penalty,
             logit_bias=tuple((self.logit_bias or {}).items()),
+            custom_params=self.custom_params,
         )

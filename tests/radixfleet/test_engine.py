@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from radixfleet import Engine
+from radixfleet import CustomLogitProcessor, Engine
 
 from ..worker.checkpoints import hf_reference, make_checkpoint
 from ..worker.tokenization.tiny_tokenizer import write_tiny_tokenizer
@@ -193,6 +193,47 @@ def test_logprobs_and_hidden_states_are_hugging_faces(model, engine):
     torch.testing.assert_close(rows, expected.hidden_states[-1][0, :-1], atol=1e-4, rtol=1e-4)
 
 
+def test_embeddings_can_be_given_in_any_form(model, engine):
+    ids = engine.tokenizer.encode(PROMPTS[2])
+    rows = hf_reference(model).get_input_embeddings().weight[ids]
+    expected = engine.generate(input_ids=ids, sampling_params=GREEDY)["output_ids"]
+    given = [rows, rows.detach().numpy().astype("float64"), rows.tolist()]
+    for one in given:
+        answer = engine.generate(input_embeds=one, sampling_params=GREEDY)
+        assert answer["output_ids"] == expected
+        assert answer["meta_info"]["prompt_tokens"] == len(ids)
+    answers = engine.generate(input_embeds=given, sampling_params=GREEDY | {"n": 2})
+    assert [answer["output_ids"] for answer in answers] == [expected] * 6
+
+
+class OnlyToken(CustomLogitProcessor):
+    """Leaves the token that the request names, and then the next ones."""
+
+    def __call__(self, logits, custom_param_list):
+        for row, params in zip(logits, custom_param_list, strict=True):
+            row.fill_(-torch.inf)
+            row[params["token"]] = 0.0
+            params["token"] += 1
+        return logits
+
+
+def test_custom_logit_processors_choose_for_those_that_ask(model):
+    sampling = GREEDY | {"custom_params": {"token": 90}}
+    with Engine(model_path=str(model), enable_custom_logit_processor=True, **ARGS) as engine:
+        text = OnlyToken.to_str()
+        free, chosen = engine.generate(
+            PROMPTS[:2], [GREEDY, sampling], custom_logit_processor=[None, text]
+        )
+        assert chosen["output_ids"] == list(range(90, 102))
+        assert free["output_ids"] == engine.generate(PROMPTS[0], GREEDY)["output_ids"]
+        both = engine.generate(PROMPTS[1], sampling | {"n": 2}, custom_logit_processor=text)
+        assert [answer["output_ids"] for answer in both] == [chosen["output_ids"]] * 2
+        assert sampling["custom_params"] == {"token": 90}
+        wrong = GREEDY | {"custom_params": {"tokens": 90}}
+        with pytest.raises(ValueError, match="KeyError: 'token'"):
+            engine.generate(PROMPTS[0], wrong, custom_logit_processor=text)
+
+
 def test_details_are_for_the_prompts_that_ask(engine):
     scoring = {"max_new_tokens": 0}
     answers = engine.generate(
@@ -225,8 +266,18 @@ def test_a_stream_has_all_logprobs_so_far(engine):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "either prompt or input_ids"),
-        ({"prompt": "a", "input_ids": [1]}, "either prompt or input_ids"),
+        ({}, "either prompt, input_ids or input_embeds"),
+        ({"prompt": "a", "input_ids": [1]}, "either prompt, input_ids or input_embeds"),
+        ({"input_embeds": []}, "no tokens"),
+        ({"input_embeds": [[1.0, 2.0]]}, r"must be \[tokens, 64\] numbers, and not \[1, 2\]"),
+        ({"input_embeds": [[1.0] * 64, [1.0]]}, "input_embeds: "),
+        ({"input_embeds": [["x"] * 64]}, "input_embeds: "),
+        ({"input_embeds": [[float("nan")] * 64]}, "row 0 has a number that is not finite"),
+        ({"input_embeds": [[1.0] * 64], "return_logprob": True, "logprob_start_len": 0}, "no tok"),
+        ({"prompt": "a", "custom_logit_processor": "x"}, "enable_custom_logit_processor=True"),
+        ({"prompt": "a", "sampling_params": {"custom_params": {"a": 1}}}, "mean nothing without"),
+        ({"prompt": "a", "sampling_params": {"custom_params": {"a": 2**70}}}, "sampling_params: "),
+        ({"prompt": "a", "sampling_params": {"custom_params": {"a": object()}}}, "sampling_par"),
         ({"input_ids": []}, "no tokens"),
         ({"input_ids": [270]}, "outside the vocabulary of 270"),
         ({"input_ids": [5] * 256}, "256 tokens"),

@@ -117,7 +117,7 @@ class WorkerService:
                     "request rid=%s prompt_tokens=%d prompt=%s stop=%s %r",
                     request.rid,
                     len(request.input_ids),
-                    self.shown(request.input_ids),
+                    "(embeddings)" if request.input_embeds else self.shown(request.input_ids),
                     request.stop_strings,
                     request.sampling,
                 )

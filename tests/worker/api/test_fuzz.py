@@ -20,6 +20,7 @@ from worker.api.openai.tokenization import DetokenizeBody, TokenizeBody
 from worker.api.openai.types import ChatBody, CompletionBody
 from worker.api.pair_score import PairScoreBody
 from worker.api.rerank import RerankBody
+from worker.api.sessions import OpenBody
 
 from .conftest import RunningWorker
 from .fake_scheduler import answer_with
@@ -43,6 +44,7 @@ ROUTES: dict[str, tuple[type[RequestModel], dict[str, Any]]] = {
     "/v1/tokenize": (TokenizeBody, {"prompt": "hi"}),
     "/v1/detokenize": (DetokenizeBody, {"tokens": [5]}),
     "/abort_request": (AbortBody, {"rid": "a"}),
+    "/open_session": (OpenBody, {"capacity_of_str_len": 9}),
     "/v1/score": (LabelScoreBody, {"query": "a", "items": ["b", "c"], "label_token_ids": [5]}),
 }
 OF_EMBEDDING: dict[str, tuple[type[RequestModel], dict[str, Any]]] = {
