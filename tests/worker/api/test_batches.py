@@ -11,7 +11,9 @@ import openai
 import pytest
 
 from worker.api.batch import lease, line_client
-from worker.messages import FinishReason, GenerateRequest, TokenChunk
+from worker.api.openai.batches import BatchBody
+from worker.api.openai.types import ChatBody
+from worker.messages import FinishReason, GenerateRequest, TokenChunk, TokenChunks
 
 from .batch_requests import (
     CHAT,
@@ -28,6 +30,7 @@ from .batch_requests import (
 )
 from .conftest import RunningWorker, StartWorker, eventually
 from .fake_scheduler import answer_with
+from .test_fuzz import bodies, examples
 
 
 @pytest.fixture
@@ -134,6 +137,40 @@ async def test_lines_that_fail_are_in_the_error_file(worker: RunningWorker) -> N
         error = line["response"]["body"]["error"]
         assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert len(worker.scheduler.requests) == 2
+
+
+async def test_whatever_a_body_holds_its_line_is_answered_as_over_http(
+    worker: RunningWorker,
+) -> None:
+    client = worker.openai()
+    worker.scheduler.script = answer_with(worker.ids("ab"))
+    valid = {"messages": [{"role": "user", "content": "hi"}]}
+    fuzzed = [each for each in examples(bodies(ChatBody, valid)) if isinstance(each, dict)]
+    given = [body for body in fuzzed if body.get("stream") is not True]
+    lines = [{**chat_line(str(i)), "body": body} for i, body in enumerate(given)]
+    batch = await ended(client, await start_batch(client, lines))
+    output, errors = await results(client, batch)
+    assert output
+    assert errors
+    found = {line["custom_id"]: line["response"] for line in output + errors}
+    for i, body in enumerate(given):
+        expected = await worker.http.post(CHAT, content=json.dumps(body))
+        assert found[str(i)]["status_code"] == expected.status_code
+        if not expected.is_success:
+            assert found[str(i)]["body"] == expected.json()
+
+
+async def test_whatever_a_batch_is_asked_with_it_is_made_or_refused(
+    worker: RunningWorker,
+) -> None:
+    file = await worker.openai().files.create(file=b"{}", purpose="batch")
+    valid = {"input_file_id": file.id, "endpoint": CHAT, "metadata": {"a": "b"}}
+    statuses = set()
+    for body in examples(bodies(BatchBody, valid)):
+        response = await worker.http.post("/v1/batches", content=json.dumps(body))
+        assert response.status_code in (200, 400, 404), (body, response.text)
+        statuses.add(response.status_code)
+    assert statuses >= {200, 400}
 
 
 async def test_bad_lines_fail_the_batch_before_it_runs(worker: RunningWorker) -> None:
@@ -263,9 +300,11 @@ async def test_a_cancelled_batch_keeps_what_was_finished(worker: RunningWorker) 
     assert batch.request_counts is not None
     assert batch.request_counts.failed == 7
     # What ran was given up, and the input file is free.
-    running = len(worker.scheduler.requests) - 3
-    await eventually(lambda: len(worker.scheduler.aborted) == running, "aborts of all that ran")
-    assert worker.service.engine.open_requests == 0
+    scheduler = worker.scheduler
+    await eventually(
+        lambda: len(scheduler.aborted) == len(scheduler.requests) - 3, "aborts of all that ran"
+    )
+    await eventually(lambda: worker.service.engine.open_requests == 0, "no more requests")
     await client.files.delete(batch.input_file_id)
     assert (await client.batches.cancel(batch.id)).status == "cancelled"
 
@@ -442,17 +481,22 @@ async def test_a_line_that_the_engine_gives_up_has_failed(worker: RunningWorker)
 
 async def test_two_workers_share_the_lines_of_a_batch(start_worker: StartWorker) -> None:
     workers = [is_free(await start_worker()) for _ in range(2)]
-    for worker in workers:
-        worker.scheduler.script = answer_with(worker.ids("abc"))
     first, second = (worker.openai() for worker in workers)
-    lines = [chat_line(f"{i}") for i in range(600)]
-    batch = await ended(second, await start_batch(first, lines))
+    for worker in workers:
+        answer_only(worker, 0)
+    lines = [chat_line(f"{i}") for i in range(200)]
+    batch = await start_batch(first, lines)
+    for worker in workers:
+        await begun(worker, 8)
+    for worker in workers:
+        script = worker.scheduler.script = answer_with(worker.ids("abc"))
+        for request in worker.scheduler.requests:
+            await worker.scheduler.send(TokenChunks(script(request)))
+    batch = await ended(second, batch)
     assert await first.batches.retrieve(batch.id) == batch
     output, errors = await results(second, batch)
     assert (ids(output), errors) == (ids(lines), [])
-    shares = [len(worker.scheduler.requests) for worker in workers]
-    assert sum(shares) == 600
-    assert min(shares) > 0
+    assert sum(len(worker.scheduler.requests) for worker in workers) == 200
 
 
 async def test_a_batch_is_cancelled_through_another_worker(start_worker: StartWorker) -> None:
