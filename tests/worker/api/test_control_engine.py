@@ -229,6 +229,28 @@ async def test_a_running_stream_ends_with_the_old_weights(
     assert await text(http) == expected(b)
 
 
+async def test_no_answer_is_made_with_both_weights(
+    http: httpx.AsyncClient, a: Path, b: Path
+) -> None:
+    """Requests keep coming while weights change, and find the prefixes of others in the cache."""
+    found: list[str] = []
+    changed = asyncio.Event()
+
+    async def keep_asking(number: int) -> None:
+        await asyncio.sleep(number / 100)
+        while not changed.is_set():
+            found.append(await text(http))
+
+    asking = [asyncio.ensure_future(keep_asking(number)) for number in range(6)]
+    for path in (b, a, b, a, b):
+        assert await update(http, path) == SUCCESS
+        assert await text(http) == expected(path)
+    changed.set()
+    await asyncio.gather(*asking)
+    assert found
+    assert set(found) <= {expected(a), expected(b)}
+
+
 async def test_running_requests_are_aborted_as_asked(http: httpx.AsyncClient, b: Path) -> None:
     sampling = {"temperature": 0, "max_new_tokens": 900, "ignore_eos": True}
     body = {"input_ids": PROMPT, "sampling_params": sampling, "stream": True}
