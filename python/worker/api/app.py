@@ -9,6 +9,7 @@ from .. import __version__
 from .errors import install_error_handlers
 from .middleware import ApiKeyMiddleware, RequestIdMiddleware
 from .model_routes import install_routes
+from .openapi import complete_document
 from .service import WorkerService
 
 
@@ -22,6 +23,7 @@ def build_app(service: WorkerService) -> ASGIApp:
         from .metrics import install_metrics  # prometheus_client need not be loaded without
 
         install_metrics(app, service)
+    complete_document(app)
     if service.server_args.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, api_key=service.server_args.api_key)
     return RequestIdMiddleware(app)  # outside of all else: errors have an id too

@@ -8,6 +8,7 @@ import uuid
 
 import msgspec
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from .. import __version__
 from ..messages import EmbedRequest, SamplingParams
@@ -25,7 +26,7 @@ FRESH_SECONDS = 10.0
 ANSWER_SECONDS = 20.0
 
 
-@router.get("/health")
+@router.get("/health", response_class=Response)
 async def health(request: Request) -> Response:
     """200 while the scheduler answers, else 503."""
     engine = service_of(request).engine
@@ -36,7 +37,7 @@ async def health(request: Request) -> Response:
     return Response()
 
 
-@router.get("/health_generate")
+@router.get("/health_generate", response_class=Response)
 async def health_generate(request: Request) -> Response:
     """200 when one token could be generated, or embedded, in time, else 503."""
     work = asyncio.wait_for(_probe(service_of(request)), ANSWER_SECONDS)
@@ -116,11 +117,11 @@ async def abort_request(request: Request) -> Response:
     return json_response({"aborted": service_of(request).engine.abort(body.rid)})
 
 
-@router.get("/flush_cache")
-@router.post("/flush_cache")
+@router.get("/flush_cache", response_class=PlainTextResponse)
+@router.post("/flush_cache", response_class=PlainTextResponse)
 async def flush_cache(request: Request) -> Response:
     """Empty the prefix cache; 400 while requests are running."""
     service = service_of(request)
     if not await service.engine.flush_cache(ANSWER_SECONDS):
         raise bad_request("The cache was not flushed: requests are running", code="busy")
-    return Response("Cache flushed.\n", media_type="text/plain")
+    return PlainTextResponse("Cache flushed.\n")

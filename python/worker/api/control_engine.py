@@ -41,7 +41,11 @@ class UpdateWeightsBody(RequestModel):
 
 
 @router.post("/update_weights", openapi_extra=takes(UpdateWeightsBody), include_in_schema=False)
-@router.post("/update_weights_from_disk", openapi_extra=takes(UpdateWeightsBody))
+@router.post(
+    "/update_weights_from_disk",
+    openapi_extra=takes(UpdateWeightsBody),
+    responses={400: {"description": "Not loaded; has the shape of a success"}},
+)
 async def update_weights_from_disk(request: Request) -> Response:
     """Serve other weights, when the requests before this one have ended; 400 if that fails.
 
@@ -109,7 +113,7 @@ class StartProfileBody(RequestModel):
 
 
 @router.get("/start_profile")
-@router.post("/start_profile", openapi_extra=takes(StartProfileBody))
+@router.post("/start_profile", openapi_extra=takes(StartProfileBody, optional=True))
 async def start_profile(request: Request) -> Response:
     """Trace the engine's steps from now on; 400 if that is being done."""
     body = await read_body(request, StartProfileBody, optional=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import (
@@ -10,11 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 from .errors import shown
 
@@ -30,11 +34,24 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def only(*neutral: Any) -> AfterValidator:
-    """For documented fields that have no effect here: they take the `neutral` values alone."""
+@dataclass(frozen=True)
+class _Only:
+    """Takes the `neutral` values, and says in the schema that it does."""
 
-    def check(value: Any) -> Any:
-        for allowed in neutral:
+    neutral: tuple[Any, ...]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"enum": list(self.neutral)} if self.neutral else {"not": {}}
+
+    def _check(self, value: Any) -> Any:
+        for allowed in self.neutral:
             if value == allowed and isinstance(value, bool) == isinstance(allowed, bool):
                 return value
         raise PydanticCustomError(
@@ -43,7 +60,10 @@ def only(*neutral: Any) -> AfterValidator:
             {"value": shown(value)},
         )
 
-    return AfterValidator(check)
+
+def only(*neutral: Any) -> _Only:
+    """For documented fields that have no effect here: they take the `neutral` values alone."""
+    return _Only(neutral)
 
 
 def refused(reason: str) -> AfterValidator:
@@ -96,10 +116,14 @@ Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 StopString = Annotated[str, Field(min_length=1, max_length=_LONGEST_STOP)]
 StopStrings = Annotated[
-    tuple[StopString, ...], Field(max_length=_MOST_STOPS), BeforeValidator(_as_tuple)
+    tuple[StopString, ...],
+    Field(max_length=_MOST_STOPS),
+    BeforeValidator(_as_tuple, json_schema_input_type=StopString | list[StopString] | None),
 ]
 StopTokenIds = Annotated[
-    tuple[TokenId, ...], Field(max_length=_MOST_TOKENS), BeforeValidator(_as_tuple)
+    tuple[TokenId, ...],
+    Field(max_length=_MOST_TOKENS),
+    BeforeValidator(_as_tuple, json_schema_input_type=TokenId | list[TokenId] | None),
 ]
 LeastTokenCount = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]

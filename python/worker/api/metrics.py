@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import prometheus_client
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics import MetricWrapperBase
@@ -188,7 +189,7 @@ def install_metrics(app: FastAPI, service: WorkerService) -> None:
     metrics = WorkerMetrics(service.model_name)
     service.engine.report_to(metrics)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def show_metrics(request: Request) -> Response:
         """Metrics in Prometheus's text format."""
         try:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -17,77 +13,20 @@ import httpx
 import openai
 import pytest
 
-from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
 from .batch_requests import TEXT, ended, ids, lines_of, start_batch, text_line
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": True,
-    "hidden_act": "silu",
-    "eos_token_id": 2,
-    "bos_token_id": 1,
-}
+from .tiny_worker import assert_nothing_is_held, idle_state, tiny_worker
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = write_tiny_tokenizer(tmp_path_factory.mktemp("model"))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    status_read, status_write = os.pipe()
-    storage = str(tmp_path_factory.mktemp("storage"))
-    arguments = ["--load-format", "dummy", "--max-total-tokens", "2048", "--port", "0"]
-    arguments += ["--model-path", str(folder), "--random-seed", "1", "--num-threads", "1"]
-    arguments += ["--dtype", "float32"]
-    arguments += ["--file-storage-path", storage]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "worker.launch_server", *arguments],
-        env={**os.environ, "RADIXFLEET_STATUS_FD": str(status_write)},
-        pass_fds=(status_write,),
-    )
-    os.close(status_write)
-    try:
-        with os.fdopen(status_read) as status:
-            event: dict[str, Any] = {}
-            while event.get("event") != "ready":
-                event = json.loads(status.readline())
-                assert event["event"] != "failed", event
-            yield event["url"]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
-        process.wait()
+    with tiny_worker(tmp_path_factory.mktemp("worker")) as worker:
+        yield worker.url
 
 
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
         yield client
-
-
-async def idle_state(http: httpx.AsyncClient) -> dict[str, int]:
-    """The scheduler's counts, as soon as nothing runs or waits."""
-    for _ in range(3000):
-        state = (await http.get("/get_server_info")).json()["state"]
-        if state["running_requests"] == state["waiting_requests"] == 0:
-            return state
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"never idle: {state}")
-
-
-def assert_nothing_is_held(state: dict[str, int]) -> None:
-    assert state["held_tokens"] == 0
-    assert state["free_tokens"] + state["cached_tokens"] == state["total_tokens"] == 2048
 
 
 async def test_greedy_answers_repeat_and_come_from_the_cache(http: httpx.AsyncClient) -> None:

@@ -104,7 +104,7 @@ async def retrieve_file(request: Request, file_id: str) -> Response:
     return json_response(file.shown())
 
 
-@router.get("/v1/files/{file_id}/content")
+@router.get("/v1/files/{file_id}/content", response_class=Response)
 async def file_content(request: Request, file_id: str) -> Response:
     """The bytes of a file."""
     files = service_of(request).storage.files
