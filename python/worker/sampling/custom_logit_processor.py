@@ -22,6 +22,7 @@ LogitProcessor = Callable[["torch.Tensor", list[dict[str, Any] | None]], "torch.
 # Where a client that has SGLang has its base class from.
 _SGLANG = "sglang.srt.sampling.custom_logit_processor"
 _LOADED_LIMIT = 128
+_LONGEST_ERROR = 500  # characters
 
 
 class ProcessorLoadError(ValueError):
@@ -76,13 +77,22 @@ def load_processor(text: str) -> LogitProcessor:
         processor = loaded() if isinstance(loaded, type) else loaded
     except Exception as error:  # whatever a stranger's code raises
         raise ProcessorLoadError(
-            f"custom_logit_processor: cannot be loaded: {type(error).__name__}: {error}"
+            f"custom_logit_processor: cannot be loaded: {words(error)}"
         ) from error
     if callable(processor):
         return cast(LogitProcessor, processor)
     raise ProcessorLoadError(
         f"custom_logit_processor: a {type(processor).__name__} cannot be called"
     )
+
+
+def words(error: Exception) -> str:
+    """What a stranger's error says, as text that can be sent on, whatever it holds."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = type(error).__name__
+    return text[:_LONGEST_ERROR].encode("utf-8", "replace").decode()
 
 
 def _unpickle(pickled: bytes) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .custom_logit_processor import LogitProcessor
+from .custom_logit_processor import LogitProcessor, words
 from .upload import upload
 
 # Stands for the token of a row in which a processor left none; only the host gets to see it.
@@ -81,8 +81,7 @@ class Processing:
             changed = _call(given[0].processor, logits[index], params)
         except Exception as error:  # whatever a stranger's code raises
             if len(rows) == 1:
-                text = f"{type(error).__name__}: {error}"
-                self._failures[rows[0]] = f"The custom logit processor failed: {text}"
+                self._failures[rows[0]] = f"The custom logit processor failed: {words(error)}"
                 return
             for row, known, old in zip(rows, params, before, strict=True):
                 if known is not None and old is not None:  # a processor may keep its state there

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -214,6 +215,21 @@ def test_a_processor_that_fails_costs_its_own_row_alone(change, reason, sampling
     assert list(failures) == [1]
     assert re.search(reason, failures[1])
     assert 0 <= noted[1] < VOCAB, "the device goes on with a token that there is"
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("error", [ValueError("\udc80" * 1000), Unspeakable(), ValueError("é")])
+def test_whatever_an_error_holds_can_be_told(error) -> None:
+    def fail(logits):
+        raise error
+
+    _, failures, _ = draw(some_logits(1), [{"processor": changed_by(fail)}])
+    assert type(error).__name__ in failures[0]
+    assert len(msgspec.msgpack.encode(failures[0])) < 1000
 
 
 def test_wrong_parameters_of_one_request_are_no_failure_of_another() -> None:
