@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +17,7 @@ class Bidirectional(AttentionBackend):
     """Attention in which every text of a step is there as a whole.
 
     Texts lie one behind the other without padding. In a 16-bit dtype a GPU attends to all of them
-    in one launch; otherwise they are attended to one by one, which on a CPU is as fast as in groups
-    of like length.
+    in one launch; otherwise those of equal length that stand side by side are attended to at once.
     """
 
     caches = False
@@ -38,8 +38,11 @@ class Bidirectional(AttentionBackend):
 
     def plan(self, batch: ForwardBatch) -> None:
         assert (batch.query_lens == batch.seq_lens).all(), "texts are not computed in chunks"
-        self._lengths: list[int] = batch.seq_lens.tolist()
-        self._longest = max(self._lengths)
+        lengths: list[int] = batch.seq_lens.tolist()
+        self._longest = max(lengths)
+        groups = [(length, len(list(group))) for length, group in itertools.groupby(lengths)]
+        self._counts = [count for _, count in groups]
+        self._tokens = [length * count for length, count in groups]
 
     def write(self, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> None:
         """Nothing is kept."""
@@ -50,21 +53,35 @@ class Bidirectional(AttentionBackend):
         if self._varlen is not None and q.is_cuda:
             starts, longest = current_batch().query_starts, self._longest
             return self._varlen(q, k, v, starts, starts, longest, longest, scale=spec.scale)
-        texts = zip(*(tensor.split(self._lengths) for tensor in (q, k, v)), strict=True)
-        return torch.cat([_attend(text, keys, values, spec.scale) for text, keys, values in texts])
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        groups = (tensor.split(self._tokens) for tensor in (q, k, v, out))
+        for count, *group in zip(self._counts, *groups, strict=True):
+            _attend(count, *group, scale=spec.scale)
+        return out
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-    """Attention of one text: [tokens, heads, head_dim] each. Returns the shape of `q`.
+def _attend(
+    count: int,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    scale: float,
+) -> None:
+    """Attention of `count` texts of equal length: [tokens of all, heads, head_dim] each.
 
     The queries that share a key head are viewed as those of one longer text: there is no mask.
     """
-    tokens, _, head_dim = q.shape
-    groups = q.view(tokens, k.shape[1], -1, head_dim).permute(1, 2, 0, 3).flatten(1, 2)
-    attended = F.scaled_dot_product_attention(
-        groups[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None], scale=scale
+    kv_heads, head_dim = k.shape[1:]
+    # [texts, tokens of one, KV heads, queries that share one, head_dim]
+    q, k, v, out = (
+        x.view(count, -1, kv_heads, x.shape[1] // kv_heads, head_dim) for x in (q, k, v, out)
     )
-    return attended.view(k.shape[1], -1, tokens, head_dim).permute(2, 0, 1, 3).flatten(1, 2)
+    shared = q.permute(0, 2, 3, 1, 4).flatten(2, 3)
+    keys, values = (x.squeeze(3).transpose(1, 2) for x in (k, v))
+    attended = F.scaled_dot_product_attention(shared, keys, values, scale=scale)
+    out.copy_(attended.view(count, kv_heads, -1, q.shape[1], head_dim).permute(0, 3, 1, 2, 4))
 
 
 def _varlen_attention() -> Callable[..., Any] | None:

@@ -279,9 +279,11 @@ class Scheduler:
         return running.only([r.length < r.max_length for r in running.requests])
 
     def _step(self, decodes: PrefixOrder, prefills: list[PrefillChunk]) -> Step:
-        """A step in which both kinds stand in the order of their slots."""
+        """A step in which both kinds stand in the order of their slots; without shared prefixes
+        prompts by length, as an encoder attends to those of equal length at once.
+        """
         if not self.options.prefix_sharing:
-            return Step(decodes.requests, prefills)
+            return Step(decodes.requests, sorted(prefills, key=len))
         if not prefills:
             return Step(decodes.requests, [], decodes.shared_lens)
         chunks = {chunk.request: chunk for chunk in prefills}

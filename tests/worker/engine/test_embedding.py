@@ -149,9 +149,9 @@ def test_texts_with_types_and_without_share_a_batch(tmp_path):
     apart = torch.cat((embedder.embed(TEXTS[:1], [types]), embedder.embed(TEXTS[1:2])))
     embedder.scheduler.add(EmbedRequest("a", TEXTS[0], types))
     embedder.scheduler.add(EmbedRequest("b", TEXTS[1]))
-    both = embedder.scheduler.step()
-    assert [answer.rid for answer in both] == ["a", "b"]
-    found = torch.stack([torch.frombuffer(bytearray(a.values), dtype=torch.float) for a in both])
+    both = {answer.rid: answer for answer in embedder.scheduler.step()}
+    values = [bytearray(both[rid].values) for rid in ("a", "b")]
+    found = torch.stack([torch.frombuffer(each, dtype=torch.float32) for each in values])
     torch.testing.assert_close(found, apart)
 
 
