@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -85,8 +86,9 @@ def _attend(
 
 
 def _varlen_attention() -> Callable[..., Any] | None:
+    """Torch's, if this version has it and takes a scale."""
     try:
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # before torch 2.10
+    except ImportError:
         return None
-    return varlen_attn
+    return varlen_attn if "scale" in inspect.signature(varlen_attn).parameters else None

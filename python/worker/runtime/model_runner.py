@@ -52,9 +52,6 @@ _EXAMPLE_TOKENS = 8192
 _EXAMPLE_PROMPTS = 16
 # Without a cache, so many tokens may be on their way: in steps that are computed or planned.
 _TOKENS_ON_THEIR_WAY = 1 << 16
-# What lies in device memory besides the weights.
-_STEP_STATE = ("pool", "next_tokens", "_backend", "_graphs", "_page_table", "_sampling", "_pooler")
-_STEP_STATE += ("_uploader", "_batches")
 
 
 class ModelRunner:
@@ -118,9 +115,10 @@ class ModelRunner:
         self.model.pack_weights()
         if fused_decode and not on_cpu and self.dtype.itemsize == 2:
             self.model.few_tokens = _FEW_TOKENS if quantization is None else _FEW_TOKENS_FP8
-        if not self.config.is_causal and max_total_tokens is None:
+        if self.config.is_causal:
+            progress("allocating the KV cache", 0.0)
+        elif max_total_tokens is None:
             max_total_tokens = max(_TOKENS_ON_THEIR_WAY, 2 * self.context_length)
-        progress("allocating the KV cache", 0.0)
         sharers = parallel.size if on_cpu else 1  # of the memory that is free
         tokens = pool_tokens(
             free_bytes=free_bytes,
