@@ -170,6 +170,14 @@ class ServerArgs:
         shown_default="none",
         environment=API_KEY_VARIABLE,
     )
+    cors_allow_origins: Sequence[str] | None = _option(
+        HTTP,
+        None,
+        "Origins whose pages may use this server from a browser, such as https://chat.example; * "
+        "for all.",
+        nargs="+",
+        shown_default="none",
+    )
     enable_cache_report: bool = _option(
         HTTP, False, "Report cached prompt tokens in the usage of OpenAI responses."
     )

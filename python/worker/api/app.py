@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from .. import __version__
@@ -26,4 +27,12 @@ def build_app(service: WorkerService) -> ASGIApp:
     complete_document(app)
     if service.server_args.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, api_key=service.server_args.api_key)
+    if service.server_args.cors_allow_origins is not None:
+        app.add_middleware(  # outside of the key: a browser asks without it
+            CORSMiddleware,
+            allow_origins=service.server_args.cors_allow_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id"],
+        )
     return RequestIdMiddleware(app)  # outside of all else: errors have an id too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -17,7 +18,9 @@ _CODES = {
     400: "invalid_value",
     404: "unknown_url",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "request_too_large",
+    431: "request_too_large",
     500: "internal_error",
     503: "unavailable",
     504: "timeout",
@@ -28,9 +31,7 @@ _TYPES = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
-
-
-_RETRY_SECONDS = "1"
+_HEADERS = {408: {"connection": "close"}, 503: {"retry-after": "1"}}
 
 
 class ApiError(Exception):
@@ -60,9 +61,21 @@ class ApiError(Exception):
         )
 
     def response(self) -> Response:
-        """The whole answer. One that may be better soon says when to try again."""
-        headers = {"retry-after": _RETRY_SECONDS} if self.status == 503 else None
+        """The whole answer. One that may be better soon says when to try again; after one to a
+        request that has not come to its end, nothing more can be read.
+        """
+        headers = _HEADERS.get(self.status)
         return Response(self.body(), self.status, headers, media_type="application/json")
+
+    def as_http(self) -> bytes:
+        """The whole answer as it goes over a connection that is closed with it."""
+        body = self.body()
+        return (
+            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n"
+            "content-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n"
+            "connection: close\r\n\r\n"
+        ).encode() + body
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:

@@ -20,6 +20,8 @@ from .errors import ApiError, from_validation_error
 from .fields import RequestModel
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
+# As long as the router waits for the next piece of a body.
+BODY_PAUSE_SECONDS = 60.0
 STREAM_END = b"data: [DONE]\n\n"
 
 # When the body of the request being answered had arrived, in seconds of a monotonic clock.
@@ -35,21 +37,36 @@ async def read_body(request: Request, model: type[_Model], *, optional: bool = F
     """The body, checked; with `optional`, none at all is as good as an empty object.
 
     The content type does not matter: a curl without a header is understood. Raises ApiError 400 if
-    it is wrong, 413 if it is larger than MAX_BODY_BYTES.
+    it is wrong, 413 if it is larger than MAX_BODY_BYTES, 408 if it does not come.
     """
     body = await read_bytes(request)
     return checked(body or b"{}" if optional else body, model)
 
 
 async def read_bytes(request: Request) -> bytearray:
-    """The body as it is. Raises ApiError 413 if it is larger than MAX_BODY_BYTES."""
+    """The body as it is. Raises ApiError 413 if it is larger than MAX_BODY_BYTES, and 408."""
     body = bytearray()
-    async for part in request.stream():
+    async for part in body_parts(request):
         body += part
         if len(body) > MAX_BODY_BYTES:
             raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes")
     arrival.set(time.monotonic())
     return body
+
+
+async def body_parts(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives. Raises ApiError 408 if the client pauses for BODY_PAUSE_SECONDS."""
+    parts = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(BODY_PAUSE_SECONDS):
+                part = await anext(parts)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            message = f"Nothing of the body came for {BODY_PAUSE_SECONDS:g} seconds"
+            raise ApiError(408, message) from None
+        yield part
 
 
 def checked(body: bytes | bytearray, model: type[_Model]) -> _Model:

@@ -167,18 +167,20 @@ async def test_request_id_is_taken_and_returned(worker: RunningWorker) -> None:
     assert (await worker.http.get("/health", headers=odd)).headers["x-request-id"] != "a b"
 
 
-async def test_request_bodies_are_documented(worker: RunningWorker) -> None:
-    paths = (await worker.http.get("/openapi.json")).json()["paths"]
-    for path, field in (
-        ("/generate", "stream"),
-        ("/v1/chat/completions", "stream"),
-        ("/v1/completions", "stream"),
-        ("/v1/tokenize", "prompt"),
-        ("/v1/detokenize", "tokens"),
-        ("/abort_request", "rid"),
-    ):
-        schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert field in schema["properties"]
+async def test_pages_of_origins_that_are_named_are_let_in(start_worker: StartWorker) -> None:
+    page = {"origin": "https://chat.example"}
+    asked = {"access-control-request-method": "POST"}
+    asked["access-control-request-headers"] = "authorization"
+    path, allowed = "/v1/chat/completions", "access-control-allow-origin"
+    open_to = await start_worker(cors_allow_origins=["https://chat.example"], api_key="secret")
+    preflight = await open_to.http.options(path, headers=page | asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-headers"] == "authorization"
+    for headers in (page, page | {"authorization": "Bearer secret"}):
+        answer = await open_to.http.get("/v1/models", headers=headers)
+        assert answer.headers[allowed] == "https://chat.example"
+    other = await open_to.http.get("/v1/models", headers={"origin": "https://other.example"})
+    assert allowed not in other.headers
 
 
 async def test_pages_of_other_origins_are_not_let_in(worker: RunningWorker) -> None:

@@ -121,6 +121,7 @@ async def test_the_document_says_what_every_route_takes(
         for method, path, operation in operations_of(document):
             takes_body = "requestBody" in operation
             assert takes_body or method not in ("post", "put") or path in WITHOUT_BODY, path
+    assert "rid" in document["components"]["schemas"]["AbortBody"]["properties"]
 
 
 async def test_every_route_of_the_document_needs_the_key_but_health(

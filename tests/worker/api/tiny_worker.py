@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
+from ...serving import WORKER, Server, serving
 from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
 
 TOTAL_TOKENS = 2048
@@ -38,41 +33,16 @@ CONFIG = {
 }
 
 
-@dataclass(frozen=True)
-class TinyWorker:
-    """`process` is that of the HTTP server."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-
-
 @contextmanager
-def tiny_worker(folder: Path, *flags: str) -> Iterator[TinyWorker]:
-    """Runs until the block is left, and must end with code 0 then. Its files are in `folder`."""
+def tiny_worker(folder: Path, *flags: str) -> Iterator[Server]:
+    """As `serving`, with the worker's files in `folder`."""
     model = write_tiny_tokenizer(folder / "model")
     (model / "config.json").write_text(json.dumps(CONFIG))
-    status_read, status_write = os.pipe()
-    arguments = ["--load-format", "dummy", "--max-total-tokens", str(TOTAL_TOKENS), "--port", "0"]
+    arguments = ["--load-format", "dummy", "--max-total-tokens", str(TOTAL_TOKENS)]
     arguments += ["--model-path", str(model), "--random-seed", "1", "--num-threads", "1"]
-    arguments += ["--dtype", "float32", "--file-storage-path", str(folder / "storage"), *flags]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "worker.launch_server", *arguments],
-        env={**os.environ, "RADIXFLEET_STATUS_FD": str(status_write)},
-        pass_fds=(status_write,),
-    )
-    os.close(status_write)
-    try:
-        with os.fdopen(status_read) as status:
-            event: dict[str, Any] = {}
-            while event.get("event") != "ready":
-                event = json.loads(status.readline())
-                assert event["event"] != "failed", event
-            yield TinyWorker(event["url"], process)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
-        process.wait()
+    arguments += ["--dtype", "float32", "--file-storage-path", str(folder / "storage")]
+    with serving(WORKER, *arguments, *flags) as server:
+        yield server
 
 
 async def idle_state(http: httpx.AsyncClient) -> dict[str, int]:

@@ -13,6 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from ..daemon_thread import in_daemon_thread
 from ..errors import ApiError, bad_request
+from ..http_exchange import body_parts
 from .database import storage_errors
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
@@ -44,7 +45,7 @@ async def receive_upload(request: Request, target: Path) -> Upload:
         file = target.open("xb", buffering=0)
     with file:
         try:
-            async for chunk in request.stream():
+            async for chunk in body_parts(request):
                 parser.write(chunk)
                 if len(form.unwritten) >= _WRITE_BYTES:
                     await _write(file, form.take())
