@@ -67,9 +67,13 @@ impl Keys {
     pub fn replace(&self, headers: &mut HeaderMap) {
         if let Some(worker) = &self.worker {
             headers.insert(AUTHORIZATION, worker.clone());
-        } else if !self.clients.is_empty() {
+        } else if !self.clients.is_empty() || self.is_admin(headers) {
             headers.remove(AUTHORIZATION);
         }
+    }
+
+    fn is_admin(&self, headers: &HeaderMap) -> bool {
+        self.admin.as_ref().is_some_and(|admin| bearer(headers).is_some_and(|given| admin.is(given)))
     }
 }
 
@@ -136,6 +140,8 @@ mod tests {
         };
         assert_eq!(carried(&keys(&[], None, None)).unwrap(), "Bearer client");
         assert_eq!(carried(&keys(&["client"], None, None)), None);
+        assert_eq!(carried(&keys(&[], Some("root"), None)).unwrap(), "Bearer client");
+        assert_eq!(carried(&keys(&[], Some("client"), None)), None);
         assert_eq!(carried(&keys(&["client"], None, Some("own"))).unwrap(), "Bearer own");
         assert_eq!(carried(&keys(&[], None, Some("own"))).unwrap(), "Bearer own");
     }

@@ -44,8 +44,7 @@ pub(super) async fn ask(
     Ok(available.into_iter().zip(answers).collect())
 }
 
-/// Passes the request on. If a worker refuses it, the client gets its answer; else that of the first worker, each number in it replaced
-/// by the sum of all workers'.
+/// Passes the request on. If a worker refuses it, the client gets its answer; else that of the first worker, with the `sum` of all.
 pub async fn ask_all(
     State(control): State<Control>,
     method: Method,
@@ -77,13 +76,24 @@ pub async fn ask_all(
     Ok(response)
 }
 
-/// The first of these JSON objects, each integer in it replaced by the sum of all objects'; `None` if one is something else.
+/// The first of these JSON objects, each integer in it replaced by the sum of all objects', each array by theirs joined; `None` if one
+/// of them is something else.
 fn sum<'a>(bodies: impl Iterator<Item = &'a Bytes>) -> Option<Bytes> {
     let objects = bodies.map(|body| serde_json::from_slice(body).ok());
-    let objects: Vec<Map<String, Value>> = objects.collect::<Option<_>>()?;
-    let mut total = objects.first()?.clone();
-    for (name, value) in total.iter_mut().filter(|(_, value)| value.is_i64()) {
-        *value = objects.iter().filter_map(|object| object.get(name)?.as_i64()).sum::<i64>().into();
+    let mut objects = objects.collect::<Option<Vec<Map<String, Value>>>>()?.into_iter();
+    let mut total = objects.next()?;
+    for mut object in objects {
+        for (name, value) in &mut total {
+            match (value, object.remove(name)) {
+                (Value::Number(sum), Some(Value::Number(number))) => {
+                    if let (Some(a), Some(b)) = (sum.as_i64(), number.as_i64()) {
+                        *sum = a.saturating_add(b).into();
+                    }
+                }
+                (Value::Array(all), Some(Value::Array(more))) => all.extend(more),
+                _ => {}
+            }
+        }
     }
     Some(Value::Object(total).to_string().into())
 }
@@ -93,13 +103,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_summed_and_the_rest_is_the_first_workers() {
+    fn numbers_are_summed_arrays_joined_and_the_rest_is_the_first_workers() {
         let of = |bodies: &[&'static str]| {
             sum(bodies.iter().map(|body| Bytes::from_static(body.as_bytes())).collect::<Vec<_>>().iter())
         };
         assert_eq!(
             of(&[r#"{"aborted":2,"message":"a"}"#, r#"{"aborted":3,"message":"b"}"#]).unwrap(),
             r#"{"aborted":5,"message":"a"}"#
+        );
+        assert_eq!(
+            of(&[r#"{"files":["a","b"]}"#, r#"{}"#, r#"{"files":["c"],"success":true}"#]).unwrap(),
+            r#"{"files":["a","b","c"]}"#
         );
         assert_eq!(of(&[r#"{"aborted":1}"#, "Flushed"]), None);
     }

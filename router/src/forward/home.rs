@@ -18,9 +18,11 @@ pub(super) fn home<'a>(path: &str, scanned: &Scanned<'a>) -> Option<&'a [u8]> {
     }
 }
 
-/// True when another worker may know what this one does not: responses are kept where they were made.
+/// True when another worker may know what this one does not: responses are kept where they were made, and files where their home was
+/// before a worker joined.
 pub(super) fn may_be_elsewhere<T>(path: &str, response: &Response<T>) -> bool {
-    response.status() == StatusCode::NOT_FOUND && is_below("/v1/responses", path)
+    const KEPT: [&str; 3] = ["/v1/responses", "/v1/files", "/v1/batches"];
+    response.status() == StatusCode::NOT_FOUND && KEPT.iter().any(|folder| is_below(folder, path))
 }
 
 /// Gives the session that `body` opens a name, if the client leaves that to the server: by its name it is found again.

@@ -2,8 +2,9 @@
 //!
 //! Until the first byte of an answer has been passed on, a request can be sent again. Another worker is preferred to the same one. What
 //! counts against a worker: no connection, a connection that breaks, a time-out, and 500, 502 and 504 when another worker does better with
-//! the same request. 429 and 503 mean busy, 404 for a stored response that it is not stored there: another one is asked, and nobody is
-//! punished. When nobody does better, the client gets the last answer as it was.
+//! the same request. 429 and 503 mean busy, 404 for what is stored that it is not stored there: another one is asked, and nobody is
+//! punished. When nobody does better, the client gets the last answer as it was. What only one worker has, no other is asked for
+//! once that one has answered.
 
 use std::io;
 use std::sync::Arc;
@@ -54,8 +55,16 @@ impl Retry {
         wanted: Wanted<'_>,
         observation: &Observation,
     ) -> Result<Answered, RouterError> {
-        let mut course =
-            Course { retry: self, outgoing, wanted, asked: Vec::new(), retries: 0, moved: false, last: None };
+        let mut course = Course {
+            retry: self,
+            outgoing,
+            wanted,
+            asked: Vec::new(),
+            retries: 0,
+            moved: false,
+            is_sought: false,
+            last: None,
+        };
         let deadline = Instant::now() + self.timeout;
         let mut placement = self.fleet.assign(wanted).map_err(|reason| self.unassigned(reason, wanted))?;
         loop {
@@ -101,6 +110,8 @@ struct Course<'a> {
     retries: u32,
     /// It was taken from a worker that hung.
     moved: bool,
+    /// The last one asked does not have what is sought: somebody else may.
+    is_sought: bool,
     last: Option<Last>,
 }
 
@@ -133,8 +144,8 @@ impl Course<'_> {
         let is_failure =
             matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         let is_busy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-        let is_elsewhere = may_be_elsewhere(self.outgoing.request.uri().path(), &response);
-        if !is_failure && !is_busy && !is_elsewhere {
+        self.is_sought = may_be_elsewhere(self.outgoing.request.uri().path(), &response);
+        if !is_failure && !is_busy && !self.is_sought {
             placement.succeeded();
             self.hold_to_account();
             return Ok(Some((response, placement)));
@@ -147,7 +158,8 @@ impl Course<'_> {
         let asked = self.asked(placement.worker());
         asked.is_final = true;
         asked.accused_of = (is_failure && !on_trial).then_some(status);
-        let is_passed_on = is_failure && !self.outgoing.is_repeatable();
+        let is_passed_on =
+            is_failure && !self.outgoing.is_repeatable() || self.wanted.home.is_some() && !self.is_sought;
         self.last = Some(Last::Answer(Box::new((response, placement))));
         if is_passed_on { self.give_up().map(Some) } else { Ok(None) }
     }
@@ -200,6 +212,7 @@ impl Course<'_> {
                 return Err(RouterError::Exhausted(format!("the router cannot open connections: {error}")));
             }
         };
+        self.is_sought = false;
         debug!(worker = %url, reason, retries = self.retries, "attempt failed");
         self.last = Some(Last::Failure(format!("{url}: {reason}")));
         if was_sent && !self.outgoing.is_repeatable() {
@@ -210,13 +223,17 @@ impl Course<'_> {
         Ok(())
     }
 
-    /// The worker for the next attempt, after a pause unless it is the first and to a worker that was not asked yet.
+    /// The worker for the next attempt, after a pause unless it is the first and to a worker that was not asked yet. A search goes
+    /// on at once, through all that were not asked yet.
     async fn next(&mut self, deadline: Instant) -> Option<Placement> {
+        let fleet = &self.retry.fleet;
+        if self.is_sought {
+            return fleet.assign_again(self.wanted, |worker| self.attempts(worker) == Some(0)).ok();
+        }
         if self.retries == self.retry.max_retries {
             return None;
         }
         self.retries += 1;
-        let fleet = &self.retry.fleet;
         let is_first = self.retries == 1 || self.moved;
         if !(is_first && fleet.has_available(self.wanted.model, |worker| self.attempts(worker) == Some(0))) {
             let pause = fastrand::f64() * (PAUSE_MS.end - PAUSE_MS.start) + PAUSE_MS.start;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use http::{Method, StatusCode};
+use radixfleet_router::RouterConfig;
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -93,6 +94,18 @@ async fn a_session_stays_on_the_worker_that_opened_it() {
 }
 
 #[tokio::test]
+async fn no_other_worker_is_asked_for_a_session_when_its_own_is_busy() {
+    let worker = |name: &'static str| {
+        TestWorker::start(move |_| async move { with_status(StatusCode::SERVICE_UNAVAILABLE, name) })
+    };
+    let workers = [worker("a").await, worker("b").await];
+    let router = router(config(&workers.each_ref())).await;
+    let body = r#"{"text": "x", "session_params": {"id": "s"}}"#;
+    assert_eq!(post(&router.url(), "/generate", body).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(workers.iter().map(|worker| worker.asked().len()).sum::<usize>(), 1);
+}
+
+#[tokio::test]
 async fn files_and_batches_are_kept_by_one_worker() {
     let workers = [TestWorker::naming_itself().await, TestWorker::naming_itself().await];
     let router = router(config(&workers.each_ref())).await;
@@ -111,13 +124,14 @@ async fn files_and_batches_are_kept_by_one_worker() {
 }
 
 #[tokio::test]
-async fn a_stored_response_is_found_wherever_it_is() {
+async fn what_is_stored_is_found_wherever_it_is() {
     let without = || TestWorker::start(|_| async { with_status(StatusCode::NOT_FOUND, r#"{"error": {"code": "x"}}"#) });
     let workers = [without().await, without().await, TestWorker::start(|_| async { text("found") }).await];
-    let router = router(config(&workers.each_ref())).await;
+    let router = router(RouterConfig { max_total_retries: 0, ..config(&workers.each_ref()) }).await;
     let url = router.url();
     for _ in 0..10 {
         assert_eq!(get(&url, "/v1/responses/resp_1").await.text().await, "found");
+        assert_eq!(get(&url, "/v1/files/file-1").await.text().await, "found");
         let body = r#"{"input": "x", "previous_response_id": "resp_1"}"#;
         assert_eq!(post(&url, "/v1/responses", body).await.text().await, "found");
     }
