@@ -7,8 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import msgspec
+
 from worker.config import ServerArgs
 from worker.messages import (
+    ControlAnswer,
     ControlOrder,
     GetWeight,
     OrderDone,
@@ -26,7 +29,7 @@ _NOBODY = ""  # nobody waits for the answer under an id: it is returned
 
 class ControlledEngine(ABC):
     """Orders to an engine. What needs it idle first lets the streams that are open run to their
-    ends; they can be read afterwards.
+    ends; they can be read afterwards. Arguments that no order can have raise ValueError.
     """
 
     server_args: ServerArgs
@@ -47,11 +50,12 @@ class ControlledEngine(ABC):
 
         Returns whether it went well, and SGLang's message or why not: then the old ones are used.
         """
-        self.finish_running()
         load_format = load_format or "auto"
+        then = self.server_args.with_weights(model_path, load_format)
+        self.finish_running()
         answer = self._carry_out(UpdateWeights(_NOBODY, model_path, load_format))
         if answer.success:
-            self.server_args = self.server_args.with_weights(model_path, load_format)
+            self.server_args = then
         return answer.success, answer.message
 
     def get_weights_by_name(self, name: str, truncate_size: int = 100) -> Any:
@@ -59,7 +63,7 @@ class ControlledEngine(ABC):
 
         Raises ValueError if there is none, or if the memory is released.
         """
-        answer = self.scheduler.control(GetWeight(_NOBODY, name, truncate_size))
+        answer = self._control(GetWeight(_NOBODY, name, truncate_size))
         if not isinstance(answer, WeightValues):
             raise ValueError(answer.message)
         return memoryview(answer.values).cast("f", answer.shape).tolist()
@@ -114,6 +118,14 @@ class ControlledEngine(ABC):
         return answer
 
     def _carry_out(self, order: ControlOrder) -> OrderDone:
-        answer = self.scheduler.control(order)
+        answer = self._control(order)
         assert isinstance(answer, OrderDone)
         return answer
+
+    def _control(self, order: ControlOrder) -> ControlAnswer:
+        """Have an order carried out that other ranks can read, too."""
+        try:
+            msgspec.convert(msgspec.to_builtins(order), type(order))
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from None
+        return self.scheduler.control(order)

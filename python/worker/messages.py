@@ -6,9 +6,11 @@ over ZeroMQ, one struct a frame; the unions at the end say which may travel in w
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
@@ -181,7 +183,7 @@ class GetWeight(msgspec.Struct, frozen=True, array_like=True, tag="get_weight"):
 
     rid: str
     name: str
-    rows: int
+    rows: Count
 
 
 class StartProfile(msgspec.Struct, frozen=True, array_like=True, tag="start_profile"):
@@ -194,7 +196,7 @@ class StartProfile(msgspec.Struct, frozen=True, array_like=True, tag="start_prof
     rid: str
     name: str
     folder: str | None = None
-    num_steps: int | None = None
+    num_steps: Count | None = None
     activities: tuple[Literal["CPU", "GPU"], ...] = ()
     with_stack: bool = False
     record_shapes: bool = False

@@ -61,6 +61,16 @@ def test_weights_and_memory_change_between_answers(engine, checkpoints):
     assert answer(engine) == old
 
 
+def test_orders_that_make_no_sense_are_refused_and_cost_no_rank(engine, checkpoints):
+    with pytest.raises(ValueError, match="load_format is 'pickle'"):
+        engine.update_weights_from_disk(str(checkpoints[1]), "pickle")
+    with pytest.raises(ValueError, match=">= 1"):
+        engine.get_weights_by_name("model.norm.weight", 0)
+    with pytest.raises(ValueError, match="'TPU'"):
+        engine.start_profile(activities=["TPU"])
+    assert answer(engine)
+
+
 def test_weights_can_be_read(engine, checkpoints):
     stored = load_file(checkpoints[0] / "model.safetensors")
     for name in ("model.layers.1.self_attn.k_proj.weight", "model.norm.weight"):

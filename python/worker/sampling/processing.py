@@ -71,22 +71,26 @@ class Processing:
 
     def _process(self, logits: torch.Tensor, rows: list[int]) -> None:
         """Rows of one processor. If it fails with several, it is asked again for each alone, so
-        that one request's parameters are not another's failure.
+        that one request's parameters are not another's failure; so it is when it keeps something
+        with the parameters that cannot be copied.
         """
         given = [each for row in rows if (each := self._row_processors[row]) is not None]
         params = [each.params for each in given]
-        before = copy.deepcopy(params) if len(rows) > 1 else params
+        before: list[dict[str, Any] | None] = []
         index = upload(torch.tensor(rows), self._device)
         try:
+            if len(rows) > 1:
+                before = copy.deepcopy(params)
             changed = _call(given[0].processor, logits[index], params)
         except Exception as error:  # whatever a stranger's code raises
             if len(rows) == 1:
                 self._failures[rows[0]] = f"The custom logit processor failed: {words(error)}"
                 return
-            for row, known, old in zip(rows, params, before, strict=True):
-                if known is not None and old is not None:  # a processor may keep its state there
-                    known.clear()
-                    known.update(old)
+            for each, old in zip(given, before, strict=False):
+                if each.params is not None and old is not None:
+                    each.params.clear()
+                    each.params.update(old)
+            for row in rows:
                 self._process(logits, [row])
             return
         changed = changed.nan_to_num(-torch.inf, posinf=_BEYOND_ALL, neginf=-torch.inf)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -241,6 +242,22 @@ def test_wrong_parameters_of_one_request_are_no_failure_of_another() -> None:
     assert failures.keys() == {1, 2}
     assert "KeyError: 'token_id'" in failures[1]
     assert "IndexError" in failures[2]
+
+
+def test_a_processor_may_keep_what_cannot_be_copied() -> None:
+    def each_its_next_token(logits, custom_param_list):
+        for row, params in zip(logits, custom_param_list, strict=True):
+            tokens = params.setdefault("tokens", iter(range(params["first"], VOCAB)))
+            row[next(tokens)] = 1000.0
+        return logits
+
+    rows = [
+        {"processor": RowProcessor(each_its_next_token, {"first": 4, "lock": threading.Lock()})},
+        {"processor": RowProcessor(each_its_next_token, {"first": 20})},
+    ]
+    for step in range(2):
+        tokens, failures, _ = draw(some_logits(2), rows)
+        assert (tokens, failures) == ([4 + step, 20 + step], {})
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1e-6, "top_p": 0.5}])
