@@ -172,8 +172,8 @@ _SIZES = (
 )
 
 
-def check_sizes(config: C, source: Path) -> C:
-    """Return `config` if its sizes make a model; ModelConfigError names the first that does not."""
+def check_config(config: C, source: Path) -> C:
+    """Return `config` if it makes a model; ModelConfigError says what does not."""
     for name in _SIZES:
         value = getattr(config, name)
         if not is_positive_int(value):
@@ -182,6 +182,11 @@ def check_sizes(config: C, source: Path) -> C:
         raise ModelConfigError(
             f"{source}: {config.num_heads} attention heads cannot be shared out over "
             f"{config.num_kv_heads} key/value heads"
+        )
+    if config.pooling is None and not config.is_causal:
+        raise ModelConfigError(
+            f"{source}: attention is not causal: each token sees those after it, and nothing can "
+            "be generated; --is-embedding serves it as an embedding model"
         )
     if not isinstance(config, DecoderConfig):
         return config

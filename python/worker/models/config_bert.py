@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import EncoderConfig, ModelConfigError, check_sizes
+from .config import EncoderConfig, ModelConfigError, check_config
 from .config_json import default, required_size
 from .config_pooling import classifier_pooling, embedding_pooling
 
@@ -45,7 +45,7 @@ def load(raw: Mapping[str, Any], family: str, head: str, source: Path) -> Encode
         type_vocab_size=default(raw, "type_vocab_size", 2),
         position_offset=offset,
     )
-    return check_sizes(config, source)
+    return check_config(config, source)
 
 
 def _refuse_unsupported(raw: Mapping[str, Any], source: Path) -> None:

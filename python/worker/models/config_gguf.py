@@ -9,8 +9,8 @@ from typing import Any
 
 from ..gguf_file import GGUFError, GGUFFile
 from ..layers.rope_config import RopeConfig
-from .config import DecoderConfig, ModelConfigError, check_sizes
-from .config_pooling import embedding_pooling
+from .config import DecoderConfig, ModelConfigError, check_config
+from .config_pooling import Mode, embedding_pooling
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -19,6 +19,8 @@ ARCHITECTURES = {
 }
 _END_TOKENS = ("eos_token_id", "eot_token_id")
 _GGML_F32 = 0
+# By number in llama.h, enum llama_pooling_type.
+_POOLING_TYPES: dict[int | None, Mode] = {1: "mean", 2: "cls", 3: "last"}
 
 
 def load(path: Path, is_embedding: bool = False) -> DecoderConfig:
@@ -38,13 +40,15 @@ def load(path: Path, is_embedding: bool = False) -> DecoderConfig:
         )
     keys = _Keys(file, name)
     _refuse_unsupported(file, keys)
-    config = check_sizes(_config(file, keys), path)
-    if not is_embedding:
-        return config
-    architecture = config.architecture.replace("ForCausalLM", "Model")
-    return replace(
-        config, architecture=architecture, pooling=embedding_pooling(path.parent, "last")
-    )
+    config = _config(file, keys)
+    if is_embedding:
+        mode = _POOLING_TYPES.get(keys.get("pooling_type"), "last")
+        config = replace(
+            config,
+            architecture=config.architecture.replace("ForCausalLM", "Model"),
+            pooling=embedding_pooling(path.parent, mode),
+        )
+    return check_config(config, path)
 
 
 class _Keys:
@@ -106,6 +110,7 @@ def _config(file: GGUFFile, keys: _Keys) -> DecoderConfig:
         rms_norm_eps=keys.required("attention.layer_norm_rms_epsilon"),
         rope=_rope(file, keys, head_dim),
         max_position_embeddings=keys.required("context_length"),
+        is_causal=keys.get("attention.causal", True),
         tie_word_embeddings="output.weight" not in file.tensors,
         qkv_bias="blk.0.attn_q.bias" in file.tensors,
         output_bias="blk.0.attn_output.bias" in file.tensors,

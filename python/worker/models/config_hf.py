@@ -9,7 +9,7 @@ from typing import Any
 
 from ..layers.rope_config import RopeConfig
 from . import config_bert
-from .config import DecoderConfig, ModelConfig, ModelConfigError, Pooling, check_sizes
+from .config import DecoderConfig, ModelConfig, ModelConfigError, Pooling, check_config
 from .config_json import default, read_object, required_size
 from .config_pooling import classifier_pooling, embedding_pooling
 
@@ -71,8 +71,8 @@ def load(folder: Path, is_embedding: bool = False) -> ModelConfig:
 
 
 def _decoder(raw: Mapping[str, Any], name: str, head: str, source: Path) -> DecoderConfig:
-    family, pooling = FAMILIES[name], _pooling(raw, head, source)
-    _refuse_unsupported(raw, source, generates=pooling is None)
+    family = FAMILIES[name]
+    _refuse_unsupported(raw, source)
     hidden, heads = (
         required_size(raw, "hidden_size", source),
         required_size(raw, "num_attention_heads", source),
@@ -93,7 +93,7 @@ def _decoder(raw: Mapping[str, Any], name: str, head: str, source: Path) -> Deco
         rope=read_rope(raw, max_positions, source),
         max_position_embeddings=max_positions,
         is_causal=default(raw, "is_causal", True),
-        pooling=pooling,
+        pooling=_pooling(raw, head, source),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         qkv_bias=family.qkv_bias if bias is None else bias,
         output_bias=bool(bias),
@@ -104,7 +104,7 @@ def _decoder(raw: Mapping[str, Any], name: str, head: str, source: Path) -> Deco
         eos_token_ids=_eos_token_ids(raw, source.parent),
         weights_dtype=raw.get("dtype") or raw.get("torch_dtype"),
     )
-    return check_sizes(config, source)
+    return check_config(config, source)
 
 
 def _architecture(raw: Mapping[str, Any], source: Path) -> tuple[str, str]:
@@ -137,15 +137,10 @@ def _refuse_quantized(raw: Mapping[str, Any], source: Path) -> None:
         )
 
 
-def _refuse_unsupported(raw: Mapping[str, Any], source: Path, *, generates: bool) -> None:
+def _refuse_unsupported(raw: Mapping[str, Any], source: Path) -> None:
     activation = default(raw, "hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise ModelConfigError(f"{source}: activation {activation!r} is not supported; silu is")
-    if generates and raw.get("is_causal") is False:
-        raise ModelConfigError(
-            f"{source}: with is_causal false, each token sees those after it, and nothing can be "
-            "generated; --is-embedding serves it as an embedding model"
-        )
 
 
 def _sliding_windows(raw: Mapping[str, Any], family: Family, layers: int) -> tuple[int | None, ...]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 from worker.models.config import ModelConfigError, Pooling, load_model_config
@@ -129,3 +130,17 @@ def test_labels_without_numbers_are_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ModelConfigError, match="config.json: id2label must number the labels"):
         load_model_config(folder)
+
+
+def test_a_gguf_file_says_how_it_embeds(tmp_path):
+    folder = make_checkpoint(tmp_path / "hf", "qwen2")
+
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.add_causal_attention(False)
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
+
+    file = write_gguf(folder, tmp_path / "model.gguf", change=change)
+    config = load_model_config(file, is_embedding=True)
+    assert (config.is_causal, config.pooling) == (False, Pooling("mean", normalize=True))
+    with pytest.raises(ModelConfigError, match="nothing can be generated"):
+        load_model_config(file)
