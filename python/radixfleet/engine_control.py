@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ class ControlledEngine(ABC):
         self._insist(
             StartProfile(
                 _NOBODY,
-                name=f"{time.time():.3f}",
+                name=f"{time.time():.3f}-{os.getpid()}",
                 folder=output_dir,
                 num_steps=num_steps,
                 activities=tuple(activities or ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Annotated, Any, Literal
 
@@ -119,7 +120,7 @@ async def start_profile(request: Request) -> Response:
     body = await read_body(request, StartProfileBody, optional=True)
     order = StartProfile(
         _UNNUMBERED,
-        name=f"{time.time():.3f}",
+        name=f"{time.time():.3f}-{os.getpid()}",  # workers of a host may share the folder
         folder=body.output_dir,
         num_steps=body.num_steps,
         activities=tuple(body.activities or ()),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from .embedding import EmbeddedText, embed, is_one_text, read_inputs
 from .errors import bad_request
-from .fields import RequestModel, described, only
+from .fields import RequestIds, RequestModel, described, only
 from .http_exchange import json_response, read_body, unless_disconnected
 from .openapi import takes
 from .service import service_of
@@ -26,7 +26,7 @@ class EncodeBody(RequestModel):
         list[int] | list[list[int]] | None,
         described("a list of token ids or a list of such lists"),
     ] = None
-    rid: Annotated[str | list[str] | None, described("a string or a list of strings")] = None
+    rid: RequestIds = None
 
     sampling_params: Annotated[Any, only(None, {})] = None
     input_embeds: Annotated[Any, only(None)] = None

@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 _QUIET_SECONDS = 1.0
 
+# So many aborted requests are remembered, in case that a client uses their ids again.
+_MOST_ABORTED = 10_000
+
 _ABORTED = FinishReason("abort", message="Aborted by /abort_request", status=200)
 _REPLACED = FinishReason("abort", message="Replaced within its session", status=200)
 
@@ -65,6 +68,10 @@ class EngineClient:
         self._embeddings: dict[str, asyncio.Future[Embedding]] = {}
         self._questions: dict[str, asyncio.Future[_Answer]] = {}
         self._question_ids = itertools.count()
+        # Ids that were aborted, the latest last; and of those in use again, the question that the
+        # scheduler answers behind the last chunk of the aborted request.
+        self._aborted: dict[str, None] = {}
+        self._stale: dict[str, str] = {}
         self._last_heard = time.monotonic()
         self._failure: str | None = None
         self._metrics: WorkerMetrics | None = None
@@ -213,18 +220,27 @@ class EngineClient:
             if self._streams.pop(rid, None) is None and self._embeddings.pop(rid, None) is None:
                 continue
             self._send(AbortRequest(rid))
+            self._remember_aborted(rid)
             if self._metrics is not None:
                 self._metrics.ended(rid, complete=complete)
+
+    def _remember_aborted(self, rid: str) -> None:
+        self._aborted.pop(rid, None)
+        self._aborted[rid] = None
+        if len(self._aborted) > _MOST_ABORTED:
+            del self._aborted[next(iter(self._aborted))]
 
     def _dispatch(self, message: FromScheduler) -> None:
         self._last_heard = time.monotonic()
         match message:
             case TokenChunks(chunks):
+                chunks = [chunk for chunk in chunks if chunk.rid not in self._stale]
                 for chunk in chunks:
                     self._hand_over(chunk)
                 if self._metrics is not None:
                     self._metrics.received(chunks)
             case Embeddings(embeddings):
+                embeddings = [each for each in embeddings if each.rid not in self._stale]
                 for embedding in embeddings:
                     answer = self._embeddings.pop(embedding.rid, None)
                     if answer is not None:  # else aborted, and the scheduler did not know yet
@@ -232,6 +248,7 @@ class EngineClient:
                 if self._metrics is not None:
                     self._metrics.embedded(embeddings)
             case FlushDone(rid) | SchedulerState(rid) | OrderDone(rid) | WeightValues(rid):
+                self._stale = {each: last for each, last in self._stale.items() if last != rid}
                 question = self._questions.get(rid)
                 if question is not None and not question.done():
                     question.set_result(message)
@@ -279,6 +296,11 @@ class EngineClient:
     ) -> None:
         if self._metrics is not None and measured:
             self._metrics.opened(requests)
+        reused = [request.rid for request in requests if request.rid in self._aborted]
+        if reused:  # chunks of the aborted ones may be on their way
+            question = GetState(self._question_id())
+            self._stale.update(dict.fromkeys(reused, question.rid))
+            self._send(question)
         for request in requests:
             self._send(request)
 

@@ -33,6 +33,9 @@ _TYPES = {
 }
 _HEADERS = {408: {"connection": "close"}, 503: {"retry-after": "1"}}
 
+# To describe more than these takes longer than to check the body.
+_MOST_MISTAKES = 1000
+
 
 class ApiError(Exception):
     """An answer that is an error. `param` names the field at fault, `code` is for programs."""
@@ -85,6 +88,8 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 def from_validation_error(error: ValidationError) -> ApiError:
     """What pydantic found first, as one sentence with the field, the reason and the value."""
+    if error.error_count() > _MOST_MISTAKES:
+        return bad_request(f"The body has {error.error_count()} unknown fields or wrong values")
     found = error.errors(include_url=False)
     first = found[0]
     if first["type"] == "json_invalid":

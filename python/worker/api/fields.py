@@ -28,10 +28,31 @@ _MOST_STOPS = 64
 _MOST_TOKENS = 1024
 
 
+def _fail_fast(schema: Any) -> None:
+    """Have every list in it end at the first mistake."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("list", "tuple"):
+            schema["fail_fast"] = True
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for each in schema:
+            _fail_fast(each)
+
+
 class RequestModel(BaseModel):
-    """Refuses unknown fields and values of another type than the field's."""
+    """Refuses unknown fields and values of another type than the field's.
+
+    A list is refused at its first mistake: one that is full of them must not hold up the event loop
+    for longer than a good one.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,12 @@ def _as_tuple(value: Any) -> Any:
     return (value,)
 
 
+# Ids are remembered for a while, and shown in logs.
+_RequestId = Annotated[str, Field(max_length=256)]
+RequestIds = Annotated[
+    _RequestId | list[_RequestId] | None,
+    described("a string or a list of strings, of at most 256 characters"),
+]
 Temperature = Annotated[float, Field(ge=0)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 TopK = Annotated[int, Field(le=2**31 - 1), AfterValidator(_check_top_k)]

@@ -135,7 +135,7 @@ def _take_out_embeds(content: bytes | bytearray) -> tuple[msgspec.Raw | None, by
     """
     try:
         fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise bad_request(f"The body is not valid JSON: {error}", code="invalid_json") from error
     given = fields.pop(_EMBEDS, None)
     if given is not None and bytes(given) == b"null":

@@ -12,6 +12,7 @@ from .fields import (
     LeastTokenCount,
     MinP,
     PenaltyFields,
+    RequestIds,
     RequestModel,
     SampleCount,
     Seed,
@@ -102,7 +103,7 @@ class GenerateBody(RequestModel):
     ] = None
     input_embeds: list[list[float]] | list[list[list[float]]] | None = None
     sampling_params: OneOrList | None = None
-    rid: Annotated[str | list[str] | None, described("a string or a list of strings")] = None
+    rid: RequestIds = None
     stream: bool = False
     log_metrics: bool = True
     session_params: OneSessionOrList | None = None

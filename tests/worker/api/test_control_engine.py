@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -353,6 +354,8 @@ async def test_a_trace_has_what_the_engine_did_and_each_rank_has_one(
     answer = (await http.post("/stop_profile")).json()
     assert sorted(map(str, (tmp_path / "traces").iterdir())) == sorted(answer["files"])
     for file in answer["files"]:
+        name = Path(file).name
+        assert re.fullmatch(r"\d+\.\d{3}-\d+-TP-[01]\.trace\.json\.gz", name), name
         assert any("linear" in event.get("name", "") for event in events_of(file))
     assert (await http.post("/stop_profile")).status_code == 400
 

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from worker.api.control import AbortBody
 from worker.api.encode import EncodeBody
+from worker.api.errors import ApiError
 from worker.api.fields import RequestModel
+from worker.api.http_exchange import checked
 from worker.api.label_score import LabelScoreBody
 from worker.api.native_types import GenerateBody, SamplingFields
 from worker.api.openai.embeddings import EmbeddingBody
@@ -134,3 +137,44 @@ async def test_deep_json_is_refused(
         response = await http.post(path, content=body)
         assert response.status_code == 400
         assert response.json()["error"]["code"] == "invalid_json"
+
+
+async def test_broken_json_around_embeddings_is_refused(worker: RunningWorker) -> None:
+    deep = b"[" * 100_000
+    for rest in (b'"\xff": 2}', b'"a": ' + deep, b'"a": ' + deep + deep.replace(b"[", b"]") + b"}"):
+        response = await worker.http.post("/generate", content=b'{"input_embeds": [[1]], ' + rest)
+        assert response.status_code == 400, response.text
+        assert response.json()["error"]["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "param"),
+    [
+        (ChatBody, b'{"messages": [%s1]}' % (b"1," * 999), "messages[0]"),
+        (ChatBody, b'{"messages": [%s1]}' % (b"{}," * 999), "messages[0].role"),
+        (CompletionBody, b'{"prompt": [%s1]}' % (b"{}," * 999), "prompt"),
+        (ResponseBody, b'{"input": [%s1]}' % (b"1," * 999), "input[0]"),
+        (GenerateBody, b'{"sampling_params": [%s1]}' % (b"1," * 999), "sampling_params[0]"),
+        (
+            GenerateBody,
+            b'{"sampling_params": {"stop": [%s1]}}' % (b"1," * 999),
+            "sampling_params.stop[0]",
+        ),
+    ],
+)
+def test_a_list_full_of_mistakes_is_read_up_to_the_first(
+    model: type[RequestModel], body: bytes, param: str
+) -> None:
+    with pytest.raises(ValidationError) as found:
+        model.model_validate_json(body)
+    assert found.value.error_count() <= 2
+    with pytest.raises(ApiError) as refused:
+        checked(body, model)
+    assert refused.value.param == param
+
+
+def test_a_thousand_unknown_fields_are_counted_and_fewer_are_named() -> None:
+    for count, reason in ((1000, "Unknown field: '0'"), (1001, "has 1001 unknown fields")):
+        body = json.dumps({"model": "", "prompt": "a"} | {str(i): i for i in range(count)})
+        with pytest.raises(ApiError, match=reason):
+            checked(body.encode(), CompletionBody)

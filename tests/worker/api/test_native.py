@@ -193,6 +193,7 @@ async def test_long_prompt_is_cut_to_its_end_when_allowed(start_worker: StartWor
         ({"input_ids": []}, "the prompt has no tokens", "input_ids"),
         ({"text": []}, "list of prompts is empty", "text"),
         ({"text": 5}, "must be a string or a list of strings, not 5", "text"),
+        ({"text": "hi", "rid": ["a" * 257]}, "of at most 256 characters", "rid"),
         ({"input_ids": [5, "a"]}, "a list of token ids or a list of such lists", "input_ids"),
         ({"input_ids": [5, 300]}, "300 is outside the vocabulary of 300", "input_ids"),
         ({"input_ids": [[5], [-1]]}, "-1 is outside the vocabulary", "input_ids"),

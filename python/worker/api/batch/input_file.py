@@ -68,6 +68,10 @@ def body_of(line: bytes) -> bytes:
 def check_input(path: Path, endpoint: str) -> CheckedInput:
     """Read the whole file, a line at a time. Raises ApiError 500 if it cannot be read."""
     checked = CheckedInput()
+    if not path.exists():  # removed by hand
+        message = "The input file is not in the storage any more"
+        checked.errors.append(InputError("file_not_found", message))
+        return checked
     with storage_errors():
         if path.stat().st_size > MAX_INPUT_BYTES:
             message = f"The input file is larger than {MAX_INPUT_BYTES} bytes"

@@ -133,6 +133,11 @@ def test_a_file_that_is_too_large_is_not_read(path: Path, monkeypatch: pytest.Mo
     assert (error.line, error.code) == (None, "file_too_large")
 
 
+def test_a_file_that_somebody_removed_is_reported(path: Path) -> None:
+    (error,) = check_input(path, CHAT).errors
+    assert (error.code, error.line) == ("file_not_found", None)
+
+
 def test_errors_end_after_a_hundred(path: Path) -> None:
     assert len(check(path, *["{"] * 150).errors) == 100
 
