@@ -107,7 +107,7 @@ class Counters:
 
 
 class Scheduler:
-    """Requests go in by `add`; every `step` returns the tokens that it made.
+    """Requests go in by `add`; every `step` returns the tokens or vectors that it made.
 
     A request waits (`waiting`), is prefilled, in chunks if it is long (`partial` is the one that
     is in the middle of it), decodes (`running`), and ends; when memory runs out it is retracted to
