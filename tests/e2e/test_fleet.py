@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -56,6 +57,7 @@ class RunningFleet:
         command = [sys.executable, "-P", "-m", "router_py.launch_server", "--port", str(port)]
         command += ["--model-path", "smollm2-135m", "--dp-size", "2", "--enable-cache-report"]
         command += ["--max-total-tokens", "20000", "--router-prometheus-port", "0"]
+        command += ["--file-storage-path", str(log.with_name("storage"))]
         with log.open("w") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output)
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
@@ -74,6 +76,20 @@ class RunningFleet:
             model="smollm2-135m", messages=messages, **({"temperature": 0} | options)
         )
         return raw.headers["x-radixfleet-worker"], raw.parse()
+
+    def kill(self, worker: str) -> None:
+        """As `kill -9` of its process does it."""
+        port = worker.rpartition(":")[2]
+        (pid,) = [
+            pid
+            for pid in processes_of(self.process.pid)
+            if f"--port={port}\0" in Path(f"/proc/{pid}/cmdline").read_text()
+        ]
+        os.kill(pid, signal.SIGKILL)
+
+    def restarts(self) -> int:
+        """How many workers have come back so far."""
+        return self.log.read_text().count("is ready again")
 
     def worker_state(self, url: str) -> dict:
         return httpx.get(f"{url}/get_server_info", timeout=30).json()["state"]
@@ -159,18 +175,13 @@ def test_clients_that_go_away_stop_costing(fleet):
 
 def test_a_killed_worker_costs_no_error_and_comes_back(fleet):
     victim, _ = fleet.chat([QUESTION], max_tokens=2)
-    port = victim.rpartition(":")[2]
-    (pid,) = [
-        pid
-        for pid in processes_of(fleet.process.pid)
-        if f"--port={port}\0" in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
-    os.kill(pid, signal.SIGKILL)
+    restarts = fleet.restarts()
+    fleet.kill(victim)
     for _ in range(8):
         survivor, answer = fleet.chat([QUESTION], max_tokens=2)
         assert answer.choices[0].message.content
         assert survivor in fleet.workers()
-    wait_until(lambda: "is ready again" in fleet.log.read_text())
+    wait_until(lambda: fleet.restarts() > restarts)
 
     def victim_serves() -> bool:
         # A text that nobody has cached goes to the worker with the smallest tree: both in time.
@@ -179,6 +190,38 @@ def test_a_killed_worker_costs_no_error_and_comes_back(fleet):
         return answer.headers["x-radixfleet-worker"] == victim
 
     wait_until(victim_serves)
+
+
+def test_a_batch_outlives_a_worker_and_answers_each_line_once(fleet):
+    sampling = {"max_tokens": 16, "ignore_eos": True, "temperature": 0}
+    lines = [
+        {
+            "custom_id": f"line {i}",
+            "method": "POST",
+            "url": "/v1/completions",
+            "body": {"model": "smollm2-135m", "prompt": f"Number {i} is", **sampling},
+        }
+        for i in range(40)
+    ]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    file = fleet.client.files.create(file=content, purpose="batch")
+    batch = fleet.client.batches.create(
+        input_file_id=file.id, endpoint="/v1/completions", completion_window="24h"
+    )
+
+    def completed() -> int:
+        return fleet.client.batches.retrieve(batch.id).request_counts.completed
+
+    wait_until(lambda: completed() >= 4)
+    busy = max(fleet.workers(), key=lambda url: fleet.worker_state(url)["running_requests"])
+    restarts = fleet.restarts()
+    fleet.kill(busy)
+    wait_until(lambda: fleet.client.batches.retrieve(batch.id).status == "completed")
+    batch = fleet.client.batches.retrieve(batch.id)
+    results = fleet.client.files.content(batch.output_file_id).read().splitlines()
+    assert [json.loads(line)["custom_id"] for line in results] == [x["custom_id"] for x in lines]
+    assert batch.error_file_id is None
+    wait_until(lambda: fleet.restarts() > restarts)
 
 
 def test_bad_requests_are_the_clients_fault_and_harm_nobody(fleet):
