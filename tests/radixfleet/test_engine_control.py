@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from radixfleet import Engine
+from worker.layers.stored_weight import StoredWeight
 
 from ..worker.checkpoints import make_checkpoint
 
@@ -77,6 +79,17 @@ def test_weights_can_be_read(engine, checkpoints):
         assert engine.get_weights_by_name(name, truncate_size=20) == stored[name][:20].tolist()
     with pytest.raises(ValueError, match=r"no weight 'model\.nose'"):
         engine.get_weights_by_name("model.nose")
+
+
+def test_a_weight_that_does_not_fit_beside_the_model_is_no_ranks_end(engine, monkeypatch):
+    def plain_weight(layer):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoredWeight, "plain_weight", plain_weight)
+        with pytest.raises(ValueError, match="memory does not last"):
+            engine.get_weights_by_name("model.layers.1.self_attn.k_proj.weight")
+    assert answer(engine)
 
 
 def test_each_rank_writes_a_trace_into_the_folder_of_the_environment(engine, tmp_path, monkeypatch):

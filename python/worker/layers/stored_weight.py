@@ -61,7 +61,7 @@ class StoredWeight(nn.Module, ABC):
     def plain_weight(self) -> torch.Tensor:
         """The weight [outputs, inputs], in new memory if it is kept in another form."""
         if self.weight_scales is not None:
-            return self.weight.float() * self.weight_scales[:, None]
+            return self.weight.float().mul_(self.weight_scales[:, None])
         return self._packed.to_dense() if self._packed is not None else self.weight
 
     def fresh_weight(self) -> torch.Tensor:

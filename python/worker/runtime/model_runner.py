@@ -282,8 +282,11 @@ class ModelRunner:
         self._checkpoint = new
 
     def weight(self, name: str, rows: int) -> torch.Tensor:
-        """See `read_weight`. All ranks together."""
-        return read_weight(self.model, name, rows)
+        """See `read_weight`. All ranks together. Raises OutOfMemory, too."""
+        try:
+            return read_weight(self.model, name, rows)
+        except torch.OutOfMemoryError:
+            raise OutOfMemory(f"the GPU's memory does not last to read {name}") from None
 
     def release_memory(self) -> None:
         """Give back the KV pool, CUDA graphs and all else that steps need; a GPU also the weights,

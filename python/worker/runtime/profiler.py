@@ -94,8 +94,8 @@ class StepProfiler:
         ended, self._profile = self._profile, None
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        ended.stop()
         try:
+            ended.stop()
             ended.export_chrome_trace(str(self._path))
         except (OSError, RuntimeError) as error:
             raise ProfilerError(f"the trace cannot be written: {error}") from error

@@ -10,9 +10,9 @@ use crate::prompt::Scanned;
 const FILES: &[u8] = b"files";
 
 /// What a request at `path` wants from the worker that keeps it.
-pub(super) fn home<'a>(path: &str, scanned: &Scanned<'a>) -> Option<&'a [u8]> {
+pub(super) fn home<'a>(path: &str, scanned: &'a Scanned<'_>) -> Option<&'a [u8]> {
     match path {
-        "/generate" | "/open_session" | "/close_session" => scanned.session,
+        "/generate" | "/open_session" | "/close_session" => scanned.session.as_deref().map(str::as_bytes),
         path if is_below("/v1/files", path) || is_below("/v1/batches", path) => Some(FILES),
         _ => None,
     }
@@ -47,14 +47,14 @@ mod tests {
 
     #[test]
     fn requests_of_a_session_share_its_home() {
-        let of = |path, body: &'static str| home(path, &scan(body.as_bytes(), None));
+        let of = |path, body: &str| home(path, &scan(body.as_bytes(), None)).map(<[u8]>::to_vec);
         for (path, body) in [
             ("/open_session", r#"{"capacity_of_str_len": 9, "session_id": "s"}"#),
-            ("/close_session", r#"{"session_id": "s"}"#),
-            ("/generate", r#"{"text": "a", "session_params": {"rid": "1", "id": "s"}}"#),
+            ("/close_session", r#"{"session_id": "\u0073"}"#),
+            ("/generate", r#"{"text": "a", "session_params": {"rid": "1", "id": "\u0073"}}"#),
             ("/generate", r#"{"text": ["a", "b"], "session_params": [ {"id": "s"}, {"id": "t"}]}"#),
         ] {
-            assert_eq!(of(path, body), Some(&b"s"[..]), "{path} {body}");
+            assert_eq!(of(path, body).unwrap(), b"s", "{path} {body}");
         }
         for body in
             ["{}", r#"{"session_params": null}"#, r#"{"session_params": {"id": 1}}"#, r#"{"session_params": []}"#]

@@ -25,7 +25,7 @@ pub struct Scanned<'a> {
     /// The string or number in the field that was asked for, as it stands in the JSON, a string without its quotes.
     pub affinity: Option<&'a [u8]>,
     /// The session that the request belongs to, or opens or closes.
-    pub session: Option<&'a [u8]>,
+    pub session: Option<Cow<'a, str>>,
     /// Whether `stream` is true.
     pub stream: bool,
 }
@@ -58,7 +58,7 @@ fn members<'a>(body: &'a [u8], affinity_field: Option<&[u8]>) -> Option<(Fields<
             b"messages" if !is_conversation => fields.messages = None,
             b"model" => scanned.model = unescaped(value),
             b"stream" => scanned.stream = value == b"true",
-            b"session_id" => scanned.session = string(value),
+            b"session_id" => scanned.session = unescaped(value),
             b"session_params" => scanned.session = session_of(value),
             _ => {}
         }
@@ -130,13 +130,13 @@ fn string_or_number(value: &[u8]) -> Option<&[u8]> {
 }
 
 /// The `id` in `session_params`: an object, or a list with one for each prompt, of which the first counts.
-fn session_of(value: &[u8]) -> Option<&[u8]> {
+fn session_of(value: &[u8]) -> Option<Cow<'_, str>> {
     let mut scanner = Scanner::new(if value[0] == b'[' { &value[1..] } else { value });
     let mut session = None;
     scanner.object(|scanner, name| {
         let value = scanner.value()?;
         if name == b"id" {
-            session = string(value);
+            session = unescaped(value);
         }
         Some(())
     })?;

@@ -19,7 +19,8 @@ def read_weight(model: Model, name: str, rows: int) -> torch.Tensor:
     """The first `rows` rows, or numbers of a vector, of the checkpoint's tensor `name`: float32.
 
     All ranks together. Weights that are kept as FP8 numbers come as these stand for. Raises
-    UnknownWeightError.
+    UnknownWeightError, and where memory for a layer's plain weight lacks torch.OutOfMemoryError or,
+    on the other ranks, OtherRankError.
     """
     slots = dict(model.weight_slots())
     config = model.config
@@ -36,7 +37,9 @@ def read_weight(model: Model, name: str, rows: int) -> torch.Tensor:
     slot = slots[name]
     if slot.layer is not None:
         of_layer = [named for named in slots.items() if named[1].layer is slot.layer]
-        slot = dict(slot.layer.over(slot.layer.plain_weight(), of_layer))[name]
+        with model.parallel.together(next(model.parameters()).device):
+            plain = slot.layer.plain_weight()
+        slot = dict(slot.layer.over(plain, of_layer))[name]
     part, share = _first_rows(slot, rows)
     whole = part.float()
     if share is not None:
