@@ -99,8 +99,8 @@ def test_embeddings_are_answered_as_hugging_face_answers(tiny, tiny_prompts):
 
 def test_embeddings_take_the_kernels_of_few_tokens_too(smollm2, prompts, reference):
     few = [prompt[:n] for prompt, n in zip(prompts, (1, 2, 3, 4), strict=False)]
+    table = reference.get_input_embeddings().weight
     with engine(smollm2) as made:
-        for prompt in few:
-            rows = reference.get_input_embeddings().weight[torch.tensor(prompt, device="cuda")]
-            found = made.generate(input_embeds=rows, sampling_params=GREEDY)
-            check_greedy(reference, [prompt], [found["output_ids"]], NEAR_TIE_BFLOAT16)
+        rows = [table[torch.tensor(prompt, device="cuda")] for prompt in few]
+        found = [made.generate(input_embeds=each, sampling_params=GREEDY) for each in rows]
+    check_greedy(reference, few, [each["output_ids"] for each in found], NEAR_TIE_BFLOAT16)
