@@ -231,7 +231,9 @@ class Engine(ControlledEngine):
         input_ids: list[int] | list[list[int]] | None,
     ) -> tuple[list[ModelInput], bool]:
         """The same for an embedding model, which may read pairs of texts."""
-        if prompt is None or input_ids is not None or self.tokenizer is None:
+        if (prompt is None) == (input_ids is None):
+            raise ValueError("give either prompt or input_ids")
+        if prompt is None or self.tokenizer is None:
             prompts, single = self._prompts(cast(Any, prompt), input_ids)
             return [ModelInput(each.token_ids) for each in prompts], single
         texts = prompt if isinstance(prompt, list) else [prompt]
