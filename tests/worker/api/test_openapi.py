@@ -15,6 +15,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
+from ...serving import FLEET
 from .conftest import RunningWorker, StartWorker
 from .tiny_worker import assert_nothing_is_held, idle_state, tiny_worker
 
@@ -37,29 +38,34 @@ WITHOUT_BODY = {
 PROMPT = {"text": "in the end", "sampling_params": {"temperature": 0, "max_new_tokens": 16}}
 
 
-def hold_to_its_document(url: str) -> dict[str, set[int]]:
-    """Call every operation with what its schema allows, and with what it does not.
+def hold_to_document(
+    document: dict[str, Any], url: str, *, examples: int = 15
+) -> dict[str, set[int]]:
+    """Call every operation with so many bodies that its schema allows, and as many others.
 
     No answer is a 5xx, and errors have the shape of all errors. Answers with the statuses seen.
     """
     statuses: dict[str, set[int]] = {}
     with requests.Session() as session:
         session.trust_env = False
-        document = schemathesis.openapi.from_dict(session.get(f"{url}/openapi.json").json())
-        for found in document.exclude(path=EXCLUDED).get_all_operations():
+        schema = schemathesis.openapi.from_dict(document)
+        for found in schema.exclude(path=EXCLUDED).get_all_operations():
             operation = found.ok()
             modes = [GenerationMode.POSITIVE]
             if len(operation.body) or len(operation.query):
                 modes.append(GenerationMode.NEGATIVE)
             for mode in modes:
                 seen = statuses.setdefault(operation.label, set())
-                call_with(operation.as_strategy(generation_mode=mode), url, session, seen)
+                cases = operation.as_strategy(generation_mode=mode)
+                call_with(cases, examples, url, session, seen)
     return statuses
 
 
-def call_with(cases: Any, url: str, session: requests.Session, seen: set[int]) -> None:
+def call_with(
+    cases: Any, examples: int, url: str, session: requests.Session, seen: set[int]
+) -> None:
     @settings(
-        max_examples=15,
+        max_examples=examples,
         derandomize=True,
         deadline=None,
         database=None,
@@ -78,7 +84,8 @@ async def test_a_worker_that_generates_keeps_to_its_document(tmp_path: Path) -> 
     with tiny_worker(tmp_path, "--enable-metrics", "--log-level", "error") as worker:
         async with httpx.AsyncClient(base_url=worker.url, timeout=60, trust_env=False) as http:
             before = (await http.post("/generate", json=PROMPT)).json()["text"]
-            statuses = await asyncio.to_thread(hold_to_its_document, worker.url)
+            document = (await http.get("/openapi.json")).json()
+            statuses = await asyncio.to_thread(hold_to_document, document, worker.url)
             assert_nothing_is_held(await idle_state(http))
             assert (await http.post("/generate", json=PROMPT)).json()["text"] == before
             assert worker.process.poll() is None
@@ -87,12 +94,25 @@ async def test_a_worker_that_generates_keeps_to_its_document(tmp_path: Path) -> 
     assert len(statuses) >= 35
 
 
-async def test_a_worker_that_embeds_keeps_to_its_document(tmp_path: Path) -> None:
+def test_a_worker_that_embeds_keeps_to_its_document(tmp_path: Path) -> None:
     with tiny_worker(tmp_path, "--is-embedding", "--log-level", "error") as worker:
-        statuses = await asyncio.to_thread(hold_to_its_document, worker.url)
+        document = httpx.get(f"{worker.url}/openapi.json", trust_env=False).json()
+        statuses = hold_to_document(document, worker.url)
         assert worker.process.poll() is None
     assert set().union(*statuses.values()) == {200, 400, 404}
     assert {200, 400} <= statuses["POST /v1/embeddings"]
+
+
+def test_a_fleet_keeps_to_the_document_of_its_workers(tmp_path: Path) -> None:
+    flags = ["--dp-size", "2", "--router-prometheus-port", "0", "--log-level", "error"]
+    with tiny_worker(tmp_path, *flags, "--enable-metrics", module=FLEET) as fleet:
+        workers = httpx.get(f"{fleet.url}/list_workers", trust_env=False).json()["urls"]
+        document = httpx.get(f"{workers[0]}/openapi.json", trust_env=False).json()
+        statuses = hold_to_document(document, fleet.url, examples=4)
+        listed = httpx.get(f"{fleet.url}/workers", trust_env=False).json()["workers"]
+    assert set().union(*statuses.values()) == {200, 400, 404}
+    assert {200, 400} <= statuses["POST /v1/chat/completions"]
+    assert [worker["health"] for worker in listed] == ["healthy"] * 2
 
 
 def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

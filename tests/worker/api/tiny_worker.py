@@ -34,14 +34,14 @@ CONFIG = {
 
 
 @contextmanager
-def tiny_worker(folder: Path, *flags: str) -> Iterator[Server]:
-    """As `serving`, with the worker's files in `folder`."""
+def tiny_worker(folder: Path, *flags: str, module: str = WORKER) -> Iterator[Server]:
+    """As `serving`, with the worker's files in `folder`; a fleet of them with its `module`."""
     model = write_tiny_tokenizer(folder / "model")
     (model / "config.json").write_text(json.dumps(CONFIG))
     arguments = ["--load-format", "dummy", "--max-total-tokens", str(TOTAL_TOKENS)]
     arguments += ["--model-path", str(model), "--random-seed", "1", "--num-threads", "1"]
     arguments += ["--dtype", "float32", "--file-storage-path", str(folder / "storage")]
-    with serving(WORKER, *arguments, *flags) as server:
+    with serving(module, *arguments, *flags) as server:
         yield server
 
 
