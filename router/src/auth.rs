@@ -22,7 +22,7 @@ impl Access {
     /// What the route at `path` asks.
     pub fn of(path: &str) -> Self {
         match path {
-            "/health" | "/health_generate" | "/liveness" | "/readiness" => Self::Open,
+            "/health" | "/liveness" | "/readiness" => Self::Open,
             "/add_worker" | "/remove_worker" | "/list_workers" | "/workers" | "/flush_cache" => Self::Admin,
             "/update_weights_from_disk" | "/get_weights_by_name" => Self::Admin,
             "/release_memory_occupation" | "/resume_memory_occupation" => Self::Admin,

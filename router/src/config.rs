@@ -190,7 +190,7 @@ pub struct RouterConfig {
     #[arg(long, help_heading = FAILURES)]
     pub disable_circuit_breaker: bool,
 
-    /// Failures in a row (no connection, time-outs, 500, 502, 504) that open a worker's circuit breaker: it gets no requests
+    /// Failures in a row (no connection, time-outs, 500, 502) that open a worker's circuit breaker: it gets no requests
     #[arg(long, value_name = "COUNT", default_value_t = 5, help_heading = FAILURES)]
     pub cb_failure_threshold: u32,
 

@@ -1,7 +1,7 @@
 //! Who is asked next when a worker did not answer, or answered that it cannot.
 //!
 //! Until the first byte of an answer has been passed on, a request can be sent again. Another worker is preferred to the same one. What
-//! counts against a worker: no connection, a connection that breaks, a time-out, and 500, 502 and 504 when another worker does better with
+//! counts against a worker: no connection, a connection that breaks, a time-out, and 500 and 502 when another worker does better with
 //! the same request. 429 and 503 mean busy, 404 for what is stored that it is not stored there: another one is asked, and nobody is
 //! punished. When nobody does better, the client gets the last answer as it was. What only one worker has, no other is asked for
 //! once that one has answered.
@@ -121,7 +121,7 @@ struct Asked {
     attempts: u32,
     /// Answered that it cannot: not asked again.
     is_final: bool,
-    /// 500, 502 or 504, not held against the worker yet.
+    /// 500 or 502, not held against the worker yet.
     accused_of: Option<StatusCode>,
 }
 
@@ -141,8 +141,7 @@ impl Course<'_> {
         if !status.is_success() {
             placement.refused();
         }
-        let is_failure =
-            matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
+        let is_failure = matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY);
         let is_busy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
         self.is_sought = may_be_elsewhere(self.outgoing.request.uri().path(), &response);
         if !is_failure && !is_busy && !self.is_sought {

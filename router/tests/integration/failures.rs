@@ -254,7 +254,7 @@ fn breaker(router: &Router, worker: &TestWorker) -> BreakerState {
 
 #[tokio::test]
 async fn a_worker_that_fails_is_left_for_another_until_its_breaker_opens() {
-    for status in [500, 502, 504] {
+    for status in [500, 502] {
         let failing = always(StatusCode::from_u16(status).unwrap()).await;
         let good = TestWorker::naming_itself().await;
         let router = taking_turns(&[&failing, &good]).await;
@@ -268,7 +268,7 @@ async fn a_worker_that_fails_is_left_for_another_until_its_breaker_opens() {
 
 #[tokio::test]
 async fn other_answers_are_passed_on_and_count_against_nobody() {
-    for status in [400, 404, 501, 505] {
+    for status in [400, 404, 501, 504, 505] {
         let failing = always(StatusCode::from_u16(status).unwrap()).await;
         let router = taking_turns(&[&failing]).await;
         for _ in 0..5 {
