@@ -1,10 +1,12 @@
 //! The values that labels may have.
 
 /// Paths that are told apart; the last two are for other paths under `/v1/`, and for everything else.
-pub const ROUTES: [&str; 37] = [
+pub const ROUTES: [&str; 39] = [
     "/generate",
     "/encode",
     "/classify",
+    "/rerank",
+    "/score",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
