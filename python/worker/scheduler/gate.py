@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..messages import ControlAnswer, ControlOrder, EmbedRequest, GenerateRequest, IdleOrder
+from .refusal import queue_is_full, refused
 from .request import Answer
 from .scheduler import Scheduler
 
@@ -34,11 +35,14 @@ class Gate:
         return sum(not isinstance(each, IdleOrder) for each in self._waiting)
 
     def add(self, request: GenerateRequest | EmbedRequest) -> list[Answer]:
-        """See `Scheduler.add`."""
-        if self._waiting:
-            self._waiting.append(request)
-            return []
-        return self._scheduler.add(request)
+        """See `Scheduler.add`. Those that wait for an order are part of the queue, and bounded."""
+        if not self._waiting:
+            return self._scheduler.add(request)
+        limit = self._scheduler.options.max_queued_requests
+        if limit is not None and len(self._scheduler.waiting) + self.waiting_requests >= limit:
+            return [refused(request, queue_is_full(limit), status=503)]
+        self._waiting.append(request)
+        return []
 
     def abort(self, rid: str) -> None:
         """See `Scheduler.abort`."""

@@ -47,3 +47,8 @@ def refused(message: GenerateRequest | EmbedRequest, reason: str, *, status: int
     if isinstance(message, EmbedRequest):
         return Embedding(message.rid, failure=finish)
     return TokenChunk(message.rid, [], 0, finish)
+
+
+def queue_is_full(limit: int) -> str:
+    """What a request is told that would have to wait behind `limit` others."""
+    return f"The worker is busy: {limit} requests wait already, and no more may. Try again later."

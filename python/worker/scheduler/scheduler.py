@@ -34,7 +34,7 @@ from .engine_control import EngineControl
 from .planned_prompts import PlannedPrompts
 from .policy import POLICIES
 from .prefix_order import NOBODY, PrefixOrder
-from .refusal import refusal, refused
+from .refusal import queue_is_full, refusal, refused
 from .request import Answer, Request
 from .running import RunningRequests
 from .step import PrefillChunk, Step, sequence_of
@@ -396,7 +396,7 @@ class Scheduler:
         for request in list(itertools.islice(newest_first, len(self.waiting) - limit)):
             del self._requests[request.rid]
             self.waiting.remove(request)
-            request.finish = FinishReason("abort", message=_queue_is_full(limit), status=503)
+            request.finish = FinishReason("abort", message=queue_is_full(limit), status=503)
             self._chunks.append(request.take_chunk())
 
     # ===== does it still fit? =====
@@ -571,7 +571,3 @@ def _row_processor(message: GenerateRequest) -> RowProcessor | None:
         return None
     processor = load_processor(message.custom_logit_processor)
     return RowProcessor(processor, copy.deepcopy(message.sampling.custom_params))
-
-
-def _queue_is_full(limit: int) -> str:
-    return f"The worker is busy: {limit} requests wait already, and no more may. Try again later."

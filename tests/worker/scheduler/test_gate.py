@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from worker.messages import (
@@ -133,6 +135,19 @@ def test_requests_that_are_aborted_before_and_behind_an_order_hold_nothing_up(sc
     assert scene.control.carried_out == [("update", ["stays"])]
     assert "gone" not in scene.engine.answers
     scene.assert_answered("stays", "behind")
+
+
+def test_the_queue_behind_an_order_has_an_end(scene: Scene):
+    scheduler = scene.engine.scheduler
+    scheduler.options = replace(scheduler.options, max_queued_requests=2)
+    scene.add("before")
+    scene.step()
+    scene.gate.order(UPDATE)
+    for rid in ("first", "second", "third"):
+        scene.add(rid)
+    assert scene.engine.finish("third").status == 503
+    scene.run()
+    scene.assert_answered("before", "first", "second")
 
 
 def test_while_memory_is_released_requests_are_refused(scene: Scene):
