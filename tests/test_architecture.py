@@ -51,10 +51,12 @@ ALLOWED: dict[str, set[str]] = {
         "worker.distributed",
     },
     "worker.tokenization": {"worker.gguf_file", "worker.messages"},
+    "worker.parsers": set(),
     "worker.api": {
         "worker.messages",
         "worker.config",
         "worker.dependent_process",
+        "worker.parsers",
         "worker.tokenization",
         "worker",
     },

@@ -107,8 +107,32 @@ class ServerArgs:
         MODEL,
         None,
         "A chat template: a file with a Jinja one or with SGLang's JSON form, the name of a known "
-        "one (chatml, llama-2, llama-3-instruct, vicuna_v1.1), or the Jinja text itself.",
+        "one (chatml, hermes, llama-2, llama-3-instruct, vicuna_v1.1), or the Jinja text itself.",
         shown_default="the tokenizer's own",
+    )
+    tool_call_parser: str | None = _option(
+        MODEL,
+        None,
+        "How the model writes calls of tools; chats take tools with it alone.",
+        choices=(
+            "llama3",
+            "mistral",
+            "qwen25",
+            "deepseekv3",
+            "deepseekv31",
+            "pythonic",
+            "kimi_k2",
+            "glm45",
+            "qwen3_coder",
+        ),
+        shown_default="none",
+    )
+    reasoning_parser: str | None = _option(
+        MODEL,
+        None,
+        "How the model writes its reasoning; chats answer with it apart from the text.",
+        choices=("deepseek-r1", "deepseek-v3", "qwen3", "qwen3-thinking", "glm45", "kimi"),
+        shown_default="none",
     )
     load_format: str = _option(
         MODEL,

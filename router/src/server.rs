@@ -285,8 +285,13 @@ fn route(method: &Method, path: &str) -> Route {
     match path {
         "/generate" | "/encode" | "/classify" if [Method::POST, Method::PUT].contains(method) => Route::Forward,
         "/generate" | "/encode" | "/classify" => Route::WrongMethod("POST, PUT"),
-        "/open_session" | "/close_session" | "/rerank" | "/score" if method == Method::POST => Route::Forward,
-        "/open_session" | "/close_session" | "/rerank" | "/score" => Route::WrongMethod("POST"),
+        "/open_session" | "/close_session" | "/rerank" | "/score" | "/function_call" | "/separate_reasoning" => {
+            if method == Method::POST {
+                Route::Forward
+            } else {
+                Route::WrongMethod("POST")
+            }
+        }
         "/get_weights_by_name" if [Method::GET, Method::POST].contains(method) => Route::Forward,
         "/get_weights_by_name" => Route::WrongMethod("GET, POST"),
         "/get_model_info" | "/get_server_info" | "/health_generate" if [Method::GET, Method::HEAD].contains(method) => {
@@ -314,6 +319,8 @@ mod tests {
             (&Method::DELETE, "/v1/files/7"),
             (&Method::PUT, "/encode"),
             (&post, "/open_session"),
+            (&post, "/function_call"),
+            (&post, "/separate_reasoning"),
             (&get, "/get_weights_by_name"),
             (&get, "/get_model_info"),
             (&get, "/get_server_info"),
@@ -323,6 +330,7 @@ mod tests {
         assert_eq!(route(&get, "/generate"), Route::WrongMethod("POST, PUT"));
         assert_eq!(route(&post, "/get_model_info"), Route::WrongMethod("GET"));
         assert_eq!(route(&get, "/open_session"), Route::WrongMethod("POST"));
+        assert_eq!(route(&get, "/function_call"), Route::WrongMethod("POST"));
         for path in [
             "/health",
             "/metrics",

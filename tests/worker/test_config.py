@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 import pytest
 
 from worker.config import API_KEY_VARIABLE, ServerArgs
+from worker.parsers.registry import REASONING_FORMATS, TOOL_CALL_PARSERS
 
 
 def parse(flags: list[str]) -> ServerArgs:
@@ -54,3 +56,12 @@ def test_the_watchdog_takes_seconds_or_none() -> None:
 def test_a_program_is_told_of_a_value_that_is_no_choice(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 'int4', and not one of"):
         ServerArgs(**{name: "int4"})
+
+
+@pytest.mark.parametrize(
+    ("option", "registry"),
+    [("tool_call_parser", TOOL_CALL_PARSERS), ("reasoning_parser", REASONING_FORMATS)],
+)
+def test_every_parser_can_be_chosen(option: str, registry: dict[str, object]) -> None:
+    fields = {field.name: field for field in dataclasses.fields(ServerArgs)}
+    assert set(fields[option].metadata["choices"]) == set(registry)

@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterable
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 
-from . import control, control_engine, encode, label_score, native, pair_score, rerank, sessions
+from . import (
+    control,
+    control_engine,
+    encode,
+    label_score,
+    native,
+    pair_score,
+    parsing,
+    rerank,
+    sessions,
+)
 from .errors import ApiError, bad_request
 from .openai import batches, chat, completions, embeddings, files, models, tokenization
 from .openai.responses.routes import install_responses
@@ -15,7 +25,7 @@ from .openai.responses.routes import router as responses
 from .service import WorkerService, service_of
 
 _OF_ALL_MODELS = (models, tokenization, files, batches, control, control_engine)
-_OF_GENERATION = (native, sessions, chat, completions, label_score)
+_OF_GENERATION = (native, parsing, sessions, chat, completions, label_score)
 _OF_EMBEDDING = (embeddings, encode, rerank, pair_score)
 
 

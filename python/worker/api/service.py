@@ -107,7 +107,7 @@ class WorkerService:
         """What an embedding model reads of them; cut under --allow-auto-truncate."""
         longest = self.limits.longest_request if self.limits.auto_truncate else None
         size = sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)
-        return await _run(partial(self.tokenizer.encode_inputs, texts, longest), size)
+        return await run_apart(partial(self.tokenizer.encode_inputs, texts, longest), size)
 
     def generate(self, requests: Sequence[TextRequest], stream: bool) -> TextGeneration:
         """Start these requests. The result is to be used in a `with` block."""
@@ -152,10 +152,10 @@ class WorkerService:
 
 
 async def _map(work: Callable[[_Given], _Made], given: Sequence[_Given]) -> list[_Made]:
-    return await _run(lambda: [work(each) for each in given], sum(map(len, given)))
+    return await run_apart(lambda: [work(each) for each in given], sum(map(len, given)))
 
 
-async def _run(work: Callable[[], _Made], size: int) -> _Made:
+async def run_apart(work: Callable[[], _Made], size: int) -> _Made:
     """In a thread if there is much to read, so that running streams do not wait for it."""
     return work() if size <= _MUCH_TEXT else await asyncio.to_thread(work)
 

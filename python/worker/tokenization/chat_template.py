@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -15,6 +15,29 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 class ChatTemplateError(ValueError):
     """The template cannot be compiled, or refuses these messages; the text says why."""
+
+
+class JsonObject(dict[str, Any]):
+    """An object for templates: some look into it, others write it as if it were a string.
+
+    The string is the JSON that it comes from. Raises ValueError if that is no JSON object.
+    """
+
+    def __init__(self, text: str) -> None:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError(f"{text} is no JSON object")
+        super().__init__(value)
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __add__(self, other: str) -> str:
+        return self._text + other
+
+    def __radd__(self, other: str) -> str:
+        return other + self._text
 
 
 # Marks where a message that is to be continued ends, however the template went on.
@@ -40,27 +63,36 @@ class ChatTemplate:
         self.stop_strings = stop_strings
         self.stop_token_ids = stop_token_ids
         self._special_tokens = dict(special_tokens)
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            self._read = meta.find_undeclared_variables(environment.parse(source))
         except TemplateSyntaxError as error:
             raise ChatTemplateError(f"chat template, line {error.lineno}: {error}") from error
+
+    def reads(self, variable: str) -> bool:
+        """Whether this variable can make a difference."""
+        return variable in self._read
 
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any] | None = None,
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         continue_final_message: bool = False,
     ) -> str:
         """The prompt that asks for the assistant's next message, or for the rest of the last one.
 
-        `variables` are further ones for the template. Raises ChatTemplateError if it refuses the
-        messages, or leaves out the one that is to be continued.
+        `tools` are in OpenAI's form; `variables` are further ones for the template. Raises
+        ChatTemplateError if it refuses the messages, or leaves out the one that is to be continued.
         """
         if not continue_final_message:
-            return self._apply(messages, variables, add_generation_prompt=True)
-        open_ended = {**messages[-1], "content": messages[-1]["content"] + _CUT}
-        rendered = self._apply([*messages[:-1], open_ended], variables, add_generation_prompt=False)
+            return self._apply(messages, variables, tools, add_generation_prompt=True)
+        open_ended = {**messages[-1], "content": (messages[-1]["content"] or "") + _CUT}
+        rendered = self._apply(
+            [*messages[:-1], open_ended], variables, tools, add_generation_prompt=False
+        )
         prompt, mark, _ = rendered.rpartition(_CUT)
         if not mark:
             raise ChatTemplateError("the chat template leaves out the last message")
@@ -70,12 +102,13 @@ class ChatTemplate:
         self,
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any] | None,
+        tools: Sequence[Mapping[str, Any]] | None,
         *,
         add_generation_prompt: bool,
     ) -> str:
         known: dict[str, Any] = {
             "messages": messages,
-            "tools": None,
+            "tools": tools or None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }

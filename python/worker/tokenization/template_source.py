@@ -24,6 +24,37 @@ _CHATML = """\
 {%- endfor %}
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
+# ChatML with tools, as the Hermes and Qwen models were trained on it.
+_HERMES = """\
+{% set words = messages[0].content if messages[0].role == 'system' else '' %}
+{% set turns = messages[1:] if messages[0].role == 'system' else messages %}
+{% if words or tools %}
+{{ '<|im_start|>system\n' + words }}
+{%- if tools %}
+{{ '\n\n' if words }}
+{{- 'You can call functions. Their signatures are between <tools></tools> tags:\n<tools>\n' }}
+{%- for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}
+{{ '</tools>\n\nFor each call write an object with the name and the arguments of the function:\n' }}
+{{- '<tool_call>\n{"name": ..., "arguments": {...}}\n</tool_call>' }}
+{%- endif %}
+{{ '<|im_end|>\n' }}
+{%- endif %}
+{% for message in turns %}
+{% if message.role == 'tool' %}
+{% if loop.first or loop.previtem.role != 'tool' %}{{ '<|im_start|>user' }}{% endif %}
+{{ '\n<tool_response>\n' + message.content + '\n</tool_response>' }}
+{%- if loop.last or loop.nextitem.role != 'tool' %}{{ '<|im_end|>\n' }}{% endif %}
+{% else %}
+{{ '<|im_start|>' + message.role + '\n' + (message.content or '') }}
+{%- for call in message.tool_calls or [] %}
+{{ '\n' if message.content or not loop.first }}{{ '<tool_call>\n{"name": "' + call.function.name }}
+{{- '", "arguments": ' + call.function.arguments + '}\n</tool_call>' }}
+{%- endfor %}
+{{ '<|im_end|>\n' }}
+{%- endif %}
+{% endfor %}
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
 _LLAMA_2 = """\
 {% set system = messages[0].content if messages[0].role == 'system' %}
 {% set turns = messages[1:] if messages[0].role == 'system' else messages %}
@@ -59,6 +90,7 @@ _VICUNA = """\
 
 _KNOWN = {
     "chatml": TemplateSource(_CHATML, ("<|im_end|>", "<|endoftext|>")),
+    "hermes": TemplateSource(_HERMES, ("<|im_end|>", "<|endoftext|>")),
     "llama-2": TemplateSource(_LLAMA_2),
     "llama-3-instruct": TemplateSource(_LLAMA_3, ("<|eot_id|>", "<|end_of_text|>")),
     "vicuna_v1.1": TemplateSource(_VICUNA),

@@ -37,7 +37,7 @@ class TextRequest:
 
     One that is not `measured` is no part of the metrics. `sample` is its place among the requests
     for several answers to the same prompt. `input_ids` of a prompt that is given as
-    `input_embeds` are placeholders.
+    `input_embeds` are placeholders. `shown_tokens` are in the text although they are special.
     """
 
     rid: str
@@ -45,6 +45,7 @@ class TextRequest:
     sampling: SamplingParams
     stop_strings: tuple[str, ...] = ()
     skip_special_tokens: bool = True
+    shown_tokens: frozenset[int] = frozenset()
     measured: bool = True
     logprobs: LogprobOptions | None = None
     return_hidden_states: bool = False
@@ -144,7 +145,9 @@ class TextOutput:
         for index, request in enumerate(requests):
             detokenizer = None
             if token_bytes is not None:
-                detokenizer = IncrementalDetokenizer(token_bytes, request.skip_special_tokens)
+                detokenizer = IncrementalDetokenizer(
+                    token_bytes, request.skip_special_tokens, request.shown_tokens
+                )
             first_sample = outputs[index - request.sample] if request.sample else None
             stops = StopWatcher(request.stop_strings)
             outputs.append(cls(request, index, detokenizer, stops, first_sample))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,11 @@ class Tokenizer:
         for part, length in zip(parts, lengths, strict=True):
             part.truncate(length)
         return self.backend.post_process(parts[0], parts[1] if len(parts) == 2 else None)
+
+    def ids_of(self, tokens: Iterable[str]) -> frozenset[int]:
+        """Those of `tokens` that are tokens of this vocabulary."""
+        ids = map(self.backend.token_to_id, tokens)
+        return frozenset(token_id for token_id in ids if token_id is not None)
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text of a continuation: a first space stays, as it follows a prompt."""

@@ -127,12 +127,14 @@ impl Outgoing {
     /// True when it does no harm that two workers do it: reading, and everything that generates or computes from the request alone.
     /// What keeps something, such as an upload, is sent once.
     pub fn is_repeatable(&self) -> bool {
-        const COMPUTING: [&str; 19] = [
+        const COMPUTING: [&str; 21] = [
             "/generate",
             "/encode",
             "/classify",
             "/rerank",
             "/score",
+            "/function_call",
+            "/separate_reasoning",
             "/v1/chat/completions",
             "/v1/completions",
             "/v1/responses",

@@ -31,6 +31,8 @@ pub const ROUTES: [&str; 39] = [
     "/list_workers",
     "/metrics",
     "/abort_request",
+    "/function_call",
+    "/separate_reasoning",
     "/open_session",
     "/close_session",
     "/update_weights_from_disk",

@@ -22,6 +22,7 @@ from worker.api.openai.responses.types import InputTokensBody, ResponseBody
 from worker.api.openai.tokenization import DetokenizeBody, TokenizeBody
 from worker.api.openai.types import ChatBody, CompletionBody
 from worker.api.pair_score import PairScoreBody
+from worker.api.parsing import FunctionCallBody, SeparateReasoningBody
 from worker.api.rerank import RerankBody
 from worker.api.sessions import OpenBody
 
@@ -46,6 +47,15 @@ ROUTES: dict[str, tuple[type[RequestModel], dict[str, Any]]] = {
     "/v1/responses/input_tokens": (InputTokensBody, {"input": CHAT}),
     "/v1/tokenize": (TokenizeBody, {"prompt": "hi"}),
     "/v1/detokenize": (DetokenizeBody, {"tokens": [5]}),
+    "/function_call": (
+        FunctionCallBody,
+        {
+            "text": "<tool_call>x</tool_call>",
+            "tools": [{"type": "function", "function": {"name": "now"}}],
+            "tool_call_parser": "qwen25",
+        },
+    ),
+    "/separate_reasoning": (SeparateReasoningBody, {"text": "x", "reasoning_parser": "qwen3"}),
     "/abort_request": (AbortBody, {"rid": "a"}),
     "/open_session": (OpenBody, {"capacity_of_str_len": 9}),
     "/v1/score": (LabelScoreBody, {"query": "a", "items": ["b", "c"], "label_token_ids": [5]}),

@@ -196,7 +196,6 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
         ({"logit_bias": {"5": 500}}, "less than or equal to 100, not 500", "logit_bias.5"),
         ({"logit_bias": {"300": 1}}, "300 is outside the vocabulary", "logit_bias"),
         ({"response_format": {"type": "json_object"}}, "not supported", "response_format"),
-        ({"tools": [{"type": "function"}]}, "is not supported", "tools"),
         ({"store": True}, "true is not supported", "store"),
         ({"service_tier": "gold"}, "'priority' or 'fast', not \"gold\"", "service_tier"),
         ({"stream_options": {}}, "only to be given when stream is true", "stream_options"),
@@ -221,7 +220,7 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
         ),
         (
             {"messages": [{"role": "narrator", "content": "x"}]},
-            "'system', 'developer', 'user' or 'assistant', not \"narrator\"",
+            "'user', 'assistant' or 'tool', not \"narrator\"",
             "messages[0].role",
         ),
         ({"messages": [{"role": "user"}]}, "required", "messages[0].content"),

@@ -129,7 +129,7 @@ def test_wrong_json_is_refused(tmp_path: Path, content: str, reason: str) -> Non
 
 
 def test_what_is_neither_a_name_nor_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ChatTemplateError, match=r"lama-2 \(chatml, llama-2, .*No such file"):
+    with pytest.raises(ChatTemplateError, match=r"lama-2 \(chatml, .*llama-2, .*No such file"):
         load_chat_template("lama-2")
 
 
@@ -140,3 +140,26 @@ def test_stops_that_are_one_token_are_watched_for_as_tokens(tmp_path: Path) -> N
     assert tokenizer.chat_template is not None
     assert tokenizer.chat_template.stop_token_ids == (2,)
     assert tokenizer.chat_template.stop_strings == ("User:",)
+
+
+def test_hermes_tells_of_tools_calls_and_results() -> None:
+    template = ChatTemplate(load_chat_template("hermes").jinja, {})
+    call = {"function": {"name": "now", "arguments": '{"zone": "UTC"}'}}
+    tools = [{"type": "function", "function": {"name": "now", "parameters": {}}}]
+    messages = [
+        *CHAT[:2],
+        {"role": "assistant", "content": "wait", "tool_calls": [call, call]},
+        {"role": "tool", "content": "1"},
+        {"role": "tool", "content": "2"},
+    ]
+    written = '<tool_call>\n{"name": "now", "arguments": {"zone": "UTC"}}\n</tool_call>'
+    rendered = template.render(messages, tools=tools)
+    assert rendered.startswith("<|im_start|>system\nbe brief\n\nYou can call functions.")
+    assert f"<tools>\n{json.dumps(tools[0])}\n</tools>" in rendered
+    assert rendered.endswith(
+        f"<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nwait\n{written}\n{written}"
+        "<|im_end|>\n<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n"
+        "</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert template.render(CHAT) == CHATML
+    assert template.render(CHAT[1:2]).startswith("<|im_start|>user\nhi")

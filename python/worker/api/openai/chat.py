@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ...parsers.deltas import CallDelta, parse
 from ...tokenization.text_output import TextOutput, TextRequest
 from ..http_exchange import (
     STREAM_END,
@@ -20,7 +21,8 @@ from ..http_exchange import (
 )
 from ..openapi import takes
 from ..service import WorkerService, service_of
-from .chat_prompt import chat_prompt, with_template_stops
+from .chat_answer import AnswerForm, delta_json, finish_reason, message_json
+from .chat_prompt import reasoning_variables, rendered_chat, with_template_stops
 from .logprobs import chat_logprobs
 from .requests import text_requests
 from .types import ChatBody
@@ -35,14 +37,22 @@ async def chat_completions(request: Request) -> Response:
     service = service_of(request)
     body = await read_body(request, ChatBody)
     name = f"chatcmpl-{uuid.uuid4().hex}"
-    prompt = await chat_prompt(
+    rendered = rendered_chat(
         service,
         body.messages,
-        body.chat_template_kwargs,
+        reasoning_variables(service, body.reasoning_effort, body.chat_template_kwargs),
+        tools=body.tools_to_call,
         continue_final_message=body.continue_final_message,
     )
+    form = AnswerForm.of(service, body, rendered)
+    (prompt,) = await service.tokenize([rendered], add_special_tokens=False)
     requests = text_requests(
-        service, with_template_stops(service, body), prompt, rid=name, param="messages"
+        service,
+        with_template_stops(service, body),
+        prompt,
+        rid=name,
+        param="messages",
+        shown_tokens=service.tokenizer.ids_of(form.special_tokens),
     )
     answer = {
         "id": name,
@@ -53,61 +63,92 @@ async def chat_completions(request: Request) -> Response:
     if body.service_tier is not None:
         answer["service_tier"] = "default"
     if body.stream:
-        return EventStream(_events(service, body, requests, answer))
+        return EventStream(_events(service, body, form, requests, answer))
     outputs = await unless_disconnected(request.receive, service.run(requests))
-    choices = [_choice(service, output) for output in outputs]
+    choices = [_choice(service, form, output) for output in outputs]
     usage = usage_of(outputs, body.samples, service.server_args.enable_cache_report)
     return json_response({**answer, "choices": choices, "usage": usage})
 
 
-def _choice(service: WorkerService, output: TextOutput) -> dict[str, Any]:
+def _choice(service: WorkerService, form: AnswerForm, output: TextOutput) -> dict[str, Any]:
+    answer = parse(form.new_parser(), output.text)
     return {
         "index": output.index,
-        "message": {"role": "assistant", "content": output.text, "refusal": None},
+        "message": message_json(answer, form),
         "logprobs": _logprobs(service, output, range(output.completion_tokens)),
-        "finish_reason": output.finish_reason,
+        "finish_reason": finish_reason(output, bool(answer.calls)),
     }
 
 
 def _logprobs(service: WorkerService, output: TextOutput, places: range) -> dict[str, Any] | None:
-    if output.request.logprobs is None:
+    if output.request.logprobs is None or not places:
         return None
     return chat_logprobs(output, places, service.tokenizer.token_bytes)
 
 
 async def _events(
-    service: WorkerService, body: ChatBody, requests: list[TextRequest], answer: dict[str, Any]
+    service: WorkerService,
+    body: ChatBody,
+    form: AnswerForm,
+    requests: list[TextRequest],
+    answer: dict[str, Any],
 ) -> AsyncGenerator[bytes, None]:
     if body.include_usage:
         answer = {**answer, "usage": None}
-
-    def chunk(
-        index: int,
-        delta: dict[str, str],
-        logprobs: dict[str, Any] | None = None,
-        finish_reason: str | None = None,
-    ) -> bytes:
-        choice = {
-            "index": index,
-            "delta": delta,
-            "logprobs": logprobs,
-            "finish_reason": finish_reason,
-        }
-        return event({**answer, "choices": [choice]})
-
-    heads = {i: chunk(i, {"role": "assistant", "content": ""}) for i in range(len(requests))}
+    choices = [_StreamedChoice(service, form) for _ in requests]
     with service.generate(requests, stream=True) as generation:
         async for output, text in generation.updates():
-            content = heads.pop(output.index, b"")
-            logprobs = _logprobs(service, output, output.fresh) if output.fresh else None
-            if text:
-                content += chunk(output.index, {"content": text}, logprobs)
-                logprobs = None
-            if output.finish is not None:
-                content += chunk(output.index, {}, logprobs, output.finish_reason)
-            yield content
+            chunks = choices[output.index].chunks(output, text)
+            if events := b"".join(event({**answer, "choices": [chunk]}) for chunk in chunks):
+                yield events
     if body.include_usage:
         cache_report = service.server_args.enable_cache_report
         usage = usage_of(generation.outputs, body.samples, cache_report)
         yield event({**answer, "choices": [], "usage": usage})
     yield STREAM_END
+
+
+class _StreamedChoice:
+    """One answer as it comes. What its parser holds back keeps its log-probabilities with it."""
+
+    def __init__(self, service: WorkerService, form: AnswerForm) -> None:
+        self._service = service
+        self._parser = form.new_parser()
+        self._content = "" if form.is_text else None
+        self._begun = False
+        self._has_calls = False
+        self._told = 0  # tokens whose log-probabilities have gone out
+
+    def chunks(self, output: TextOutput, text: str) -> Iterator[dict[str, Any]]:
+        """What goes out now that `text` came."""
+        if not self._begun:
+            self._begun = True
+            yield self._chunk(output, {"role": "assistant", "content": self._content}, range(0))
+        deltas = self._parser.push(text)
+        if output.finish is not None:
+            deltas += self._parser.end()
+        for delta in deltas:
+            self._has_calls |= isinstance(delta, CallDelta)
+            yield self._chunk(output, delta_json(delta), self._untold(output))
+        if output.finish is not None:
+            reason = finish_reason(output, self._has_calls)
+            yield self._chunk(output, {}, self._untold(output), reason)
+
+    def _untold(self, output: TextOutput) -> range:
+        places = range(self._told, output.fresh.stop)
+        self._told = places.stop
+        return places
+
+    def _chunk(
+        self,
+        output: TextOutput,
+        delta: dict[str, Any],
+        places: range,
+        finish_reason: str | None = None,
+    ) -> dict[str, Any]:
+        return {
+            "index": output.index,
+            "delta": delta,
+            "logprobs": _logprobs(self._service, output, places),
+            "finish_reason": finish_reason,
+        }

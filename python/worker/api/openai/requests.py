@@ -8,7 +8,13 @@ from .types import TextBody
 
 
 def text_requests(
-    service: WorkerService, body: TextBody, prompt: list[int], *, rid: str, param: str
+    service: WorkerService,
+    body: TextBody,
+    prompt: list[int],
+    *,
+    rid: str,
+    param: str,
+    shown_tokens: frozenset[int] = frozenset(),
 ) -> list[TextRequest]:
     """One request for each answer to make to `prompt`, which the field `param` of `body` gave.
 
@@ -28,6 +34,7 @@ def text_requests(
         sampling=sampling,
         stop_strings=body.stop,
         skip_special_tokens=body.skip_special_tokens,
+        shown_tokens=shown_tokens,
         logprobs=body.logprob_options,
     )
     return request.samples(body.generated)

@@ -7,6 +7,7 @@ router clients use names that the worker does not know.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
@@ -29,9 +30,11 @@ from ..fields import (
     described,
     only,
 )
+from .tool_types import ToolCallMessage, ToolDefinition, Tools
 
 # OpenAI's limit in chats; in completions it allows 5.
 TopCount = Annotated[int, Field(ge=0, le=20)]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class StreamOptions(RequestModel):
@@ -214,29 +217,54 @@ def _content_kind(content: Any) -> str:
 
 
 class ChatMessage(RequestModel):
-    """One message of a conversation. Several parts of text are joined by line ends."""
+    """One message of a conversation. Several parts of text are joined by line ends.
 
-    role: Literal["system", "developer", "user", "assistant"]
+    Only a message that calls tools may have no content. A tool's result names the call that it is
+    of; SGLang allows that to be left out.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[ToolCallMessage] | None = None
     content: Annotated[
-        Annotated[str, Tag("<text>")] | Annotated[list[ContentPart], Tag("<parts>")],
-        Discriminator(_content_kind),
-    ]
+        Annotated[
+            Annotated[str, Tag("<text>")] | Annotated[list[ContentPart], Tag("<parts>")],
+            Discriminator(_content_kind),
+        ]
+        | None,
+        Field(validate_default=True),
+    ] = None
     name: str | None = None
+    tool_call_id: str | None = None
+    # What an answer of the assistant had.
+    reasoning_content: str | None = None
     refusal: Annotated[Any, only(None)] = None
     audio: Annotated[Any, only(None)] = None
     annotations: Annotated[Any, only(None, [])] = None
     function_call: Annotated[Any, only(None)] = None
-    tool_calls: Annotated[Any, only(None, [])] = None
-    tool_call_id: Annotated[Any, only(None)] = None
 
-    def for_template(self) -> dict[str, str]:
-        """As chat templates know messages; "developer" is OpenAI's newer word for "system"."""
-        content = self.content
-        if not isinstance(content, str):
-            content = "\n".join(part.text for part in content if isinstance(part, TextPart))
-        role = "system" if self.role == "developer" else self.role
-        message = {"role": role, "content": content}
-        return message if self.name is None else {**message, "name": self.name}
+    @field_validator("content")
+    @classmethod
+    def _may_be_missing_beside_calls(cls, value: Any, others: ValidationInfo) -> Any:
+        if value is None and not others.data.get("tool_calls"):
+            raise PydanticCustomError("missing", "this field is required")
+        return value
+
+    @field_validator("tool_calls", "tool_call_id", "reasoning_content")
+    @classmethod
+    def _belongs_to_the_role(cls, value: Any, others: ValidationInfo) -> Any:
+        role = "tool" if others.field_name == "tool_call_id" else "assistant"
+        if value and others.data.get("role", role) != role:
+            raise PydanticCustomError(
+                "unsupported", "only to be given in messages of the role {role}", {"role": role}
+            )
+        return value
+
+    @property
+    def text(self) -> str | None:
+        """The content as one text, if there is any."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
 
 
 class ChatBody(CommonBody):
@@ -259,15 +287,18 @@ class ChatBody(CommonBody):
     logprobs: bool | None = False
     top_logprobs: TopCount | None = None
     response_format: Annotated[Any, only(None, {"type": "text"})] = None
-    tools: Annotated[Any, only(None, [])] = None
+    tools: Tools | None = None
     tool_choice: Annotated[Any, only(None, "none", "auto")] = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | None = True
     functions: Annotated[Any, only(None, [])] = None
     function_call: Annotated[Any, only(None, "none")] = None
     modalities: Annotated[Any, only(None, ["text"])] = None
     audio: Annotated[Any, only(None)] = None
     prediction: Annotated[Any, only(None)] = None
-    reasoning_effort: Annotated[Any, only(None)] = None
+    reasoning_effort: ReasoningEffort | None = None
+    # SGLang's additions: whether the reasoning is apart from the text, and comes as it is written.
+    separate_reasoning: bool | None = None
+    stream_reasoning: bool | None = True
     verbosity: Annotated[Any, only(None)] = None
     web_search_options: Annotated[Any, only(None)] = None
 
@@ -277,6 +308,11 @@ class ChatBody(CommonBody):
         if value and not others.data.get("logprobs"):
             raise PydanticCustomError("unsupported", "only to be given when logprobs is true")
         return value
+
+    @property
+    def tools_to_call(self) -> Sequence[ToolDefinition]:
+        """Those that the model is told of."""
+        return () if self.tool_choice == "none" else self.tools or ()
 
     @property
     def logprob_options(self) -> LogprobOptions | None:

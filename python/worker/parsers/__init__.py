@@ -1,0 +1,1 @@
+"""What models write in formats of their own, as it comes: calls of tools, and their reasoning."""

@@ -1,0 +1,1 @@
+"""One format of tool calls a file."""
