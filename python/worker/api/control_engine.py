@@ -6,6 +6,7 @@ import os
 import time
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
@@ -83,7 +84,7 @@ async def get_weights_by_name(request: Request) -> Response:
     answer = await service_of(request).engine.control(order)
     if not isinstance(answer, WeightValues):
         raise bad_request(answer.message, "name")
-    return json_response(memoryview(answer.values).cast("f", answer.shape).tolist())
+    return json_response(np.frombuffer(answer.values, np.float32).reshape(answer.shape))
 
 
 @router.get("/release_memory_occupation")

@@ -103,6 +103,8 @@ def from_validation_error(error: ValidationError) -> ApiError:
     if first["type"] == "missing":
         return bad_request(f"{name}: this field is required", name, "missing_required_parameter")
     reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "too_long":
+        reason = f"must have at most {first.get('ctx', {})['max_length']} items"
     if first["type"] != "unsupported":  # which begins with the value, and says it all
         reason = f"{reason[:1].lower()}{reason[1:]}, not {shown(first['input'])}"
     where = f"{name}: " if name else ""

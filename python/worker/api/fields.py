@@ -24,26 +24,31 @@ from .errors import shown
 
 _LONGEST_STOP = 1024
 _MOST_STOPS = 64
+# Items that any list may have, but for one of numbers: each becomes objects of some size.
+MOST_ITEMS = 65_536
 # Every request with penalties takes the GPU memory of the longest such list.
 _MOST_TOKENS = 1024
 
 
-def _fail_fast(schema: Any) -> None:
-    """Have every list in it end at the first mistake."""
+def _bound_lists(schema: Any) -> None:
+    """Have every list in it end at the first mistake, and after MOST_ITEMS."""
     if isinstance(schema, dict):
-        if schema.get("type") in ("list", "tuple"):
+        kind = schema.get("type")
+        if kind in ("list", "tuple"):
             schema["fail_fast"] = True
+        if kind == "list" and schema.get("items_schema", {}).get("type") not in ("int", "float"):
+            schema.setdefault("max_length", MOST_ITEMS)
         schema = list(schema.values())
     if isinstance(schema, list | tuple):
         for each in schema:
-            _fail_fast(each)
+            _bound_lists(each)
 
 
 class RequestModel(BaseModel):
     """Refuses unknown fields and values of another type than the field's.
 
-    A list is refused at its first mistake: one that is full of them must not hold up the event loop
-    for longer than a good one.
+    A list is refused at its first mistake, or if it is very long: what is wrong must not hold up
+    the event loop for longer than what is right, nor take all memory.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -51,7 +56,7 @@ class RequestModel(BaseModel):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
-        _fail_fast(schema)
+        _bound_lists(schema)
         return schema
 
 
@@ -104,6 +109,8 @@ def described(description: str) -> WrapValidator:
         try:
             return validate(value)
         except ValidationError as error:
+            if any(each["type"] == "too_long" for each in error.errors(include_url=False)):
+                raise ValueError(f"must have at most {MOST_ITEMS} items") from error
             raise PydanticCustomError(
                 "described", "must be {description}", {"description": description}
             ) from error

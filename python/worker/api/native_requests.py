@@ -10,6 +10,7 @@ from .errors import bad_request
 from .http_exchange import MAX_BODY_BYTES
 from .native_prompts import GenerateCall
 from .native_types import GenerateBody, SamplingFields
+from .prompt_limits import check_answers
 from .service import WorkerService
 
 
@@ -31,6 +32,7 @@ def text_requests(service: WorkerService, call: GenerateCall) -> list[TextReques
     if len(counts) > 1:
         raise bad_request("n must be the same for all prompts", "sampling_params")
     (count,) = counts
+    check_answers(len(prompts), count, "sampling_params.n")
     requests = []
     for prompt, sampling, rid, wish, processor in zip(
         prompts, samplings, rids, wishes, processors, strict=True

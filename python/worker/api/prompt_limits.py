@@ -7,9 +7,21 @@ from dataclasses import dataclass
 
 from ..messages import SamplingParams
 from .errors import ApiError, bad_request
+from .fields import MOST_ITEMS
 
 # Texts that one call may give to be embedded, ranked or scored: as many as OpenAI embeds.
 MOST_TEXTS = 2048
+
+
+def check_answers(prompts: int, samples: int, param: str) -> None:
+    """Raises ApiError 400 for more answers than one call may ask for, over all of its prompts."""
+    if prompts * samples > MOST_ITEMS:
+        raise bad_request(
+            f"{param}: {samples} answers to each of {prompts} prompts are more than one call may "
+            f"ask for, which are {MOST_ITEMS}",
+            param,
+            "invalid_value",
+        )
 
 
 def check_count(count: int, param: str) -> None:

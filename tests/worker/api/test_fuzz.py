@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from worker.api.control import AbortBody
 from worker.api.encode import EncodeBody
 from worker.api.errors import ApiError
-from worker.api.fields import RequestModel
+from worker.api.fields import MOST_ITEMS, RequestModel
 from worker.api.http_exchange import checked
 from worker.api.label_score import LabelScoreBody
 from worker.api.native_types import GenerateBody, SamplingFields
@@ -30,6 +30,7 @@ from .conftest import RunningWorker
 from .fake_scheduler import answer_with
 
 CHAT = [{"role": "user", "content": "hi"}]
+CHAT_JSON = json.dumps(CHAT[0]).encode()
 ROUTES: dict[str, tuple[type[RequestModel], dict[str, Any]]] = {
     "/generate": (
         GenerateBody,
@@ -181,6 +182,51 @@ def test_a_list_full_of_mistakes_is_read_up_to_the_first(
     with pytest.raises(ApiError) as refused:
         checked(body, model)
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "param"),
+    [
+        (GenerateBody, b'{"text": [%s""]}' % (b'"",' * MOST_ITEMS), "text"),
+        (GenerateBody, b'{"input_ids": [%s[]]}' % (b"[]," * MOST_ITEMS), "input_ids"),
+        (
+            GenerateBody,
+            b'{"sampling_params": [%s{}]}' % (b"{}," * MOST_ITEMS),
+            "sampling_params",
+        ),
+        (CompletionBody, b'{"prompt": [%s""]}' % (b'"",' * MOST_ITEMS), "prompt"),
+        (ResponseBody, b'{"input": [%s]}' % b",".join([CHAT_JSON] * (MOST_ITEMS + 1)), "input"),
+    ],
+)
+def test_a_list_that_would_take_all_memory_is_refused(
+    model: type[RequestModel], body: bytes, param: str
+) -> None:
+    with pytest.raises(ApiError, match=f"^{param}: must have at most 65536 items") as refused:
+        checked(body, model)
+    assert refused.value.param == param
+
+
+def test_a_long_prompt_of_token_ids_is_no_long_list() -> None:
+    ids = b"[%s1]" % (b"1," * MOST_ITEMS)
+    assert len(cast(list[int], checked(b'{"input_ids": %s}' % ids, GenerateBody).input_ids)) > 65536
+    assert len(checked(b'{"prompt": [%s]}' % ids, CompletionBody).prompt) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/generate", {"text": ["a"] * 1000, "sampling_params": {"n": 66}}, "sampling_params.n"),
+        ("/v1/completions", {"prompt": ["a"] * 1000, "n": 66}, "n"),
+        ("/v1/completions", {"prompt": ["a"] * 1000, "best_of": 66}, "best_of"),
+    ],
+)
+async def test_a_call_for_more_answers_than_memory_holds_is_refused(
+    worker: RunningWorker, path: str, body: dict[str, Any], param: str
+) -> None:
+    response = await worker.http.post(path, json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert worker.scheduler.requests == []
 
 
 def test_a_thousand_unknown_fields_are_counted_and_fewer_are_named() -> None:

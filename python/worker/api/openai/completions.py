@@ -22,6 +22,7 @@ from ..http_exchange import (
     unless_disconnected,
 )
 from ..openapi import takes
+from ..prompt_limits import check_answers
 from ..service import WorkerService, service_of
 from .logprobs import completion_logprobs
 from .requests import text_requests
@@ -41,8 +42,10 @@ async def completions(request: Request) -> Response:
     body = await read_body(request, CompletionBody)
     choices = _Choices(body, service.tokenizer.token_bytes)
     name = f"cmpl-{uuid.uuid4().hex}"
+    prompts = await _prompts(service, body)
+    check_answers(len(prompts), body.generated, "n" if body.best_of is None else "best_of")
     requests: list[TextRequest] = []
-    for index, prompt in enumerate(await _prompts(service, body)):
+    for index, prompt in enumerate(prompts):
         rid = f"{name}-{index}"
         requests += text_requests(service, body, prompt.token_ids, rid=rid, param="prompt")
         choices.echoes.extend([prompt.echo if body.echo else ""] * body.generated)
