@@ -24,7 +24,7 @@ impl Access {
         match path {
             "/health" | "/liveness" | "/readiness" => Self::Open,
             "/add_worker" | "/remove_worker" | "/list_workers" | "/workers" | "/flush_cache" => Self::Admin,
-            "/update_weights_from_disk" | "/get_weights_by_name" => Self::Admin,
+            "/update_weights_from_disk" | "/update_weights" | "/get_weights_by_name" => Self::Admin,
             "/release_memory_occupation" | "/resume_memory_occupation" => Self::Admin,
             "/start_profile" | "/stop_profile" => Self::Admin,
             path if path.starts_with("/workers/") => Self::Admin,

@@ -56,7 +56,7 @@ pub async fn ask_all(
     *request.method_mut() = method;
     *request.uri_mut() = origin_form(&uri);
     let told = ask(&control, request, &headers, control.request_timeout).await?;
-    if uri.path() == "/update_weights_from_disk" {
+    if ["/update_weights_from_disk", "/update_weights"].contains(&uri.path()) {
         control.fleet.forget_prefixes();
     }
     let mut answers = Vec::with_capacity(told.len());

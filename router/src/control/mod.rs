@@ -60,6 +60,7 @@ impl Control {
             .route("/metrics", only("GET", get(metrics::metrics)))
             .route("/abort_request", only("POST", post(everywhere::ask_all)))
             .route("/update_weights_from_disk", only("POST", post(everywhere::ask_all)))
+            .route("/update_weights", only("POST", post(everywhere::ask_all)))
             .route("/release_memory_occupation", only("GET, POST", get(everywhere::ask_all).post(everywhere::ask_all)))
             .route("/resume_memory_occupation", only("GET, POST", get(everywhere::ask_all).post(everywhere::ask_all)))
             .route("/start_profile", only("GET, POST", get(everywhere::ask_all).post(everywhere::ask_all)))

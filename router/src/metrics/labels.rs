@@ -1,7 +1,7 @@
 //! The values that labels may have.
 
 /// Paths that are told apart; the last two are for other paths under `/v1/`, and for everything else.
-pub const ROUTES: [&str; 39] = [
+pub const ROUTES: [&str; 40] = [
     "/generate",
     "/encode",
     "/classify",
@@ -36,6 +36,7 @@ pub const ROUTES: [&str; 39] = [
     "/open_session",
     "/close_session",
     "/update_weights_from_disk",
+    "/update_weights",
     "/get_weights_by_name",
     "/release_memory_occupation",
     "/resume_memory_occupation",
