@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from worker.sampling.custom_logit_processor import CustomLogitProcessor
 
+from .function_call import FunctionCallParser
+
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["CustomLogitProcessor", "Engine"]
+__all__ = ["CustomLogitProcessor", "Engine", "FunctionCallParser"]
 
 
 def __getattr__(name: str) -> Any:

@@ -324,6 +324,13 @@ async def test_tools_need_a_parser_and_a_template_that_knows_them(
         await chat(without_template)
 
 
+async def test_the_prompt_of_a_chat_with_tools_can_be_asked_for(worker: RunningWorker) -> None:
+    body = {"messages": [USER], "tools": [WEATHER, NOW]}
+    tokens = (await worker.http.post("/v1/tokenize", json=body)).json()["tokens"]
+    await chat(worker)
+    assert worker.scheduler.requests[0].input_ids == tokens
+
+
 # ===== /function_call =====
 
 

@@ -13,6 +13,7 @@ from ..http_exchange import json_response, read_body
 from ..openapi import takes
 from ..service import service_of
 from .chat_prompt import chat_prompt
+from .tool_types import Tools
 from .types import ChatMessage
 
 router = APIRouter()
@@ -25,6 +26,7 @@ class TokenizeBody(RequestModel):
     prompt: Annotated[str | list[str] | None, described("a string or a list of strings")] = None
     add_special_tokens: bool = True
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    tools: Tools | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool = False
 
@@ -52,6 +54,7 @@ async def tokenize(request: Request) -> Response:
             service,
             body.messages,
             body.chat_template_kwargs,
+            tools=body.tools or (),
             continue_final_message=body.continue_final_message,
         )
     elif isinstance(body.prompt, str):
