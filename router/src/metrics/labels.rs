@@ -1,7 +1,7 @@
 //! The values that labels may have.
 
 /// Paths that are told apart; the last two are for other paths under `/v1/`, and for everything else.
-pub const ROUTES: [&str; 40] = [
+pub const ROUTES: [&str; 42] = [
     "/generate",
     "/encode",
     "/classify",
