@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "worker.gguf_file",
     },
     "worker.sampling": {"worker.kernels"},
+    "worker.grammar": {"worker.messages", "worker.dependent_process"},
     "worker.cache": set(),
     "worker.runtime": {
         "worker.models",
@@ -49,6 +50,8 @@ ALLOWED: dict[str, set[str]] = {
         "worker.embedded_models",
         "worker.dependent_process",
         "worker.distributed",
+        "worker.grammar",
+        "worker.tokenization",
     },
     "worker.tokenization": {"worker.gguf_file", "worker.messages"},
     "worker.parsers": set(),

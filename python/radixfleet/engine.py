@@ -184,6 +184,8 @@ class Engine(ControlledEngine):
 
     def shutdown(self) -> None:
         """Give weights and KV memory back; streams cannot go on. May be called twice."""
+        if self._live is not None:
+            self._live.grammars.close()
         self._live = None
         self._end_ranks()
         gc.collect()

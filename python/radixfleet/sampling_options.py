@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from worker.messages import SamplingParams
+from worker.messages import GrammarSpec, SamplingParams
 
 _LARGEST = 2**31 - 1
 _MOST_TOKENS = 1024  # named by one request
@@ -23,8 +23,8 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
 
     `max_new_tokens` None means as many as fit; 0 computes the prompt alone. `top_k` -1 means
     all tokens. `logit_bias` maps token ids to what is added to their logits. `n` is how many
-    answers to make to each prompt. `custom_params` are for a custom logit processor: what msgpack
-    can hold.
+    answers to make to each prompt. `json_schema` is JSON; the rule `root` of `ebnf` is the answer.
+    `custom_params` are for a custom logit processor: what msgpack can hold.
     """
 
     max_new_tokens: Annotated[int, Meta(ge=0, le=_LARGEST)] | None = 128
@@ -42,6 +42,9 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] = 1.0
     logit_bias: Annotated[dict[_TokenId, _Bias], Meta(max_length=_MOST_TOKENS)] | None = None
     skip_special_tokens: bool = True
+    json_schema: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
     n: Annotated[int, Meta(ge=1, le=128)] = 1
     custom_params: dict[str, Any] | None = None
 
@@ -55,6 +58,9 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"sampling_params: {error}") from None
         if options.top_k == 0:
             raise ValueError("sampling_params: top_k must be at least 1, or -1 for all tokens")
+        if len(options.grammars) > 1:
+            kinds = " and ".join(spec.kind for spec in options.grammars)
+            raise ValueError(f"sampling_params: give one of {kinds}, not several")
         return options
 
     @property
@@ -63,6 +69,11 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
         if isinstance(self.stop, str):
             return (self.stop,)
         return tuple(self.stop or ())
+
+    @property
+    def grammars(self) -> list[GrammarSpec]:
+        """What the answer is held to: one at most."""
+        return GrammarSpec.among(self.json_schema, self.regex, self.ebnf)
 
     @property
     def named_tokens(self) -> list[int]:
@@ -92,4 +103,5 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
             repetition_penalty=self.repetition_penalty,
             logit_bias=tuple((self.logit_bias or {}).items()),
             custom_params=self.custom_params,
+            grammar=next(iter(self.grammars), None),
         )

@@ -363,6 +363,12 @@ class ServerArgs:
         parse=_seconds,
     )
 
+    grammar_backend: str = _option(
+        RUNTIME,
+        "xgrammar",
+        "Library for JSON schemas, regular expressions and grammars that answers are held to.",
+        choices=("xgrammar",),
+    )
     enable_custom_logit_processor: bool = _option(
         RUNTIME,
         False,

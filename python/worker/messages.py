@@ -13,6 +13,27 @@ import msgspec
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
+class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What an answer is held to: a JSON schema, a regular expression for the whole of it, or a
+    grammar in EBNF with the rule `root`.
+    """
+
+    kind: Literal["json_schema", "regex", "ebnf"]
+    text: str
+
+    @classmethod
+    def among(
+        cls, json_schema: str | None, regex: str | None, ebnf: str | None
+    ) -> list[GrammarSpec]:
+        """Those that are given."""
+        given = (
+            json_schema is not None and cls("json_schema", json_schema),
+            regex is not None and cls("regex", regex),
+            ebnf is not None and cls("ebnf", ebnf),
+        )
+        return [spec for spec in given if spec]
+
+
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     """How the next token of one request is chosen, and when the request ends.
 
@@ -20,7 +41,8 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     when `ignore_eos` is set. Stop strings are not here: the HTTP process, which has the text,
     watches for them. `logit_bias` [(token, value)] is added to logits; before `min_new_tokens` are
     there no stop token comes. With `max_new_tokens` 0 the request ends when its prompt is computed.
-    `custom_params` are for the request's custom logit processor.
+    `custom_params` are for the request's custom logit processor. An answer with a `grammar` ends
+    where that allows it, and at the latest where it allows nothing else.
     """
 
     max_new_tokens: int
@@ -37,6 +59,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     min_new_tokens: int = 0
     logit_bias: tuple[tuple[int, float], ...] = ()
     custom_params: dict[str, Any] | None = None
+    grammar: GrammarSpec | None = None
 
     @property
     def has_penalties(self) -> bool:

@@ -37,7 +37,7 @@ def text_requests(service: WorkerService, call: GenerateCall) -> list[TextReques
     for prompt, sampling, rid, wish, processor in zip(
         prompts, samplings, rids, wishes, processors, strict=True
     ):
-        _check_stop_strings(service, sampling)
+        _check_needs_of_text(service, sampling)
         token_ids = service.limits.fit_prompt(
             prompt.token_ids, sampling.max_new_tokens, call.prompt_field
         )
@@ -83,13 +83,16 @@ def _processors(
     return processors
 
 
-def _check_stop_strings(service: WorkerService, sampling: SamplingFields) -> None:
-    if sampling.stop and service.loaded_tokenizer is None:
-        raise bad_request(
-            "sampling_params.stop: this worker was started with --skip-tokenizer-init, and has no "
-            "text to stop at; use stop_token_ids",
-            "sampling_params.stop",
-        )
+def _check_needs_of_text(service: WorkerService, sampling: SamplingFields) -> None:
+    if service.loaded_tokenizer is not None:
+        return
+    why = "this worker was started with --skip-tokenizer-init, and has no text"
+    if sampling.stop:
+        name = "sampling_params.stop"
+        raise bad_request(f"{name}: {why} to stop at; use stop_token_ids", name)
+    for field in sampling.grammars:
+        name = f"sampling_params.{field}"
+        raise bad_request(f"{name}: {why} that could be held to it", name)
 
 
 def _check_embeds(request: TextRequest, samples: int) -> None:

@@ -24,6 +24,7 @@ from .fields import (
     described,
     only,
 )
+from .grammar_fields import GrammarFields
 from .session_store import SessionParams
 
 
@@ -38,7 +39,7 @@ def _check_params(value: dict[str, Any]) -> dict[str, Any]:
 CustomParams = Annotated[dict[str, Any], AfterValidator(_check_params)]
 
 
-class SamplingFields(PenaltyFields):
+class SamplingFields(PenaltyFields, GrammarFields):
     """How one answer is made. Temperature 0 is greedy."""
 
     max_new_tokens: LeastTokenCount | None = 128
@@ -56,9 +57,6 @@ class SamplingFields(PenaltyFields):
     # The tokenizers of the Llama family put no spaces between special tokens: both values are one.
     spaces_between_special_tokens: bool = True
 
-    json_schema: Annotated[Any, only(None)] = None
-    regex: Annotated[Any, only(None)] = None
-    ebnf: Annotated[Any, only(None)] = None
     custom_params: CustomParams | None = None
 
     def for_engine(self, max_new_tokens: int) -> SamplingParams:
@@ -74,6 +72,7 @@ class SamplingFields(PenaltyFields):
             ignore_eos=self.ignore_eos,
             min_new_tokens=self.min_new_tokens or 0,
             custom_params=self.custom_params,
+            grammar=self.grammar,
             **self.for_sampling,
         )
 

@@ -7,8 +7,10 @@ place in the answer only.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from .masks import TokenMasks
 from .noise import gumbel_noise, noise_keys
 from .processing import Processing
 from .table import Sampling, SamplingTable
@@ -25,6 +27,7 @@ def sample(
     flags: Sampling,
     next_tokens: torch.Tensor,
     processing: Processing | None = None,
+    masks: TokenMasks | None = None,
 ) -> torch.Tensor:
     """The next token of each sequence: [count] int32 on a GPU, int64 on a CPU.
 
@@ -33,6 +36,7 @@ def sample(
     flags: `table.flags` of the rows
     next_tokens: [max rows], of the tokens' type, takes the tokens too, each at its row
     processing: `table.processing` of the rows; changes logits between penalties and temperature
+    masks: forbid tokens, whatever was done to their logits
     """
     slots = None
     if Sampling.PENALTIES in flags:
@@ -40,6 +44,8 @@ def sample(
         logits = table.penalties.apply(logits, slots, seq_lens - prompt_lens)
     if processing is not None:
         logits = processing.apply(logits)
+    if masks is not None:
+        masks.apply(logits)
     if logits.is_cuda:
         from ..kernels.sampling import draw
 
@@ -64,8 +70,11 @@ def sample(
 def warm_up(logits: torch.Tensor, table: SamplingTable, next_tokens: torch.Tensor) -> None:
     """Compile what a GPU samples logits [1, vocab] of this kind with."""
     row = torch.zeros(1, dtype=torch.int32, device=logits.device)
+    words = -(-logits.shape[1] // 32)
     for flags in (Sampling.GREEDY, Sampling.RANDOM, Sampling.RANDOM | Sampling.TOP_P):
         sample(logits, row, row, table, flags, next_tokens)
+    masks = TokenMasks(np.zeros(1, dtype=np.int32), np.zeros((1, words), dtype=np.int32))
+    masks.apply(logits)
 
 
 def _draw(

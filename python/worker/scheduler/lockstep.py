@@ -1,8 +1,8 @@
 """Schedulers of several ranks in step: told the same, they plan the same batches.
 
 Nothing that a scheduler decides depends on time or on anything else that ranks do not share, and
-every rank samples the same tokens from the same logits. So rank 0 passes on what it was told, with
-each step and each order about the engine, and nothing comes back.
+every rank samples the same tokens from the same logits. So rank 0 passes on what it was told, and
+which grammars are compiled, with each step and each order about the engine; nothing comes back.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
+from ..grammar.compiler import Compiled, CompilerAnswer
 from ..messages import (
     AbortRequest,
     ControlAnswer,
@@ -18,17 +19,33 @@ from ..messages import (
     EmbedRequest,
     FlushCache,
     GenerateRequest,
+    GrammarSpec,
 )
 from .ranks import Follower, Followers, last_to_fail
 from .request import Answer
 from .scheduler import Scheduler
 
 
+class TakeGrammar(msgspec.Struct, frozen=True, array_like=True, tag="grammar"):
+    """A grammar is compiled, or cannot be."""
+
+    spec: GrammarSpec
+    answer: CompilerAnswer
+
+
 class RunStep(msgspec.Struct, frozen=True, array_like=True, tag="step"):
     """Plan a batch and launch it."""
 
 
-Order = GenerateRequest | EmbedRequest | AbortRequest | FlushCache | ControlOrder | RunStep
+Order = (
+    GenerateRequest
+    | EmbedRequest
+    | AbortRequest
+    | FlushCache
+    | ControlOrder
+    | TakeGrammar
+    | RunStep
+)
 
 
 class LeadingScheduler(Scheduler):
@@ -57,10 +74,14 @@ class LeadingScheduler(Scheduler):
             self._tell(order)
             return super().control(order)
 
-    def step(self) -> list[Answer]:
+    def take_grammar(self, compiled: Compiled) -> None:
+        self._orders.append(TakeGrammar(compiled.spec, compiled.answer))
+        super().take_grammar(compiled)
+
+    def run_step(self) -> list[Answer]:
         with last_to_fail(Followers.grace_seconds):
             self._tell(RunStep())
-            return super().step()
+            return super().run_step()
 
     def _tell(self, last: ControlOrder | RunStep) -> None:
         """Pass on what is done now, after all that was told since the last time."""
@@ -84,9 +105,11 @@ def follow(scheduler: Scheduler, inbox: Connection) -> None:
                     scheduler.abort(rid)
                 case FlushCache():
                     scheduler.flush_cache()
+                case TakeGrammar(spec, answer):
+                    scheduler.take_grammar(scheduler.grammars.loaded(spec, answer))
                 case RunStep():
                     with last_to_fail(Follower.grace_seconds):
-                        scheduler.step()
+                        scheduler.run_step()
                 case _:
                     with last_to_fail(Follower.grace_seconds):
                         scheduler.control(order)

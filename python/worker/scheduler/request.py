@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from ..cache.kv_cache import Sequence
+from ..grammar.constraint import Constraint
 from ..messages import Embedding, FinishReason, SamplingParams, TokenChunk
 from ..sampling.processing import RowProcessor
 from .details import Details, Found
@@ -28,7 +29,8 @@ class Request:
     bytes. `sequence` is None while the request waits. `cached_tokens` is what the prompt found in
     the cache when it was first admitted. `passed_over` counts the steps in which a request that
     came later was admitted before it. `details` is None for a request that only wants tokens. A
-    prompt of `given_embeddings` [prompt_length, hidden] float32 has tokens below 0.
+    prompt of `given_embeddings` [prompt_length, hidden] float32 has tokens below 0. `constraint` is
+    there once the grammar of the request is compiled, if it has one.
     """
 
     rid: str
@@ -52,6 +54,7 @@ class Request:
     details: Details | None = None
     processor: RowProcessor | None = None
     given_embeddings: np.ndarray | None = field(default=None, repr=False)
+    constraint: Constraint | None = None
 
     @classmethod
     def create(
@@ -117,13 +120,24 @@ class Request:
         self.length += 1
         self.pending += 1
 
+    def follow(self, token: int) -> None:
+        """The oldest pending token is known: what may come after it follows from the grammar.
+
+        `take_token` takes it, and does this, too, if it was not done before.
+        """
+        if self.constraint is not None:
+            self.constraint.accept(self.output_length - self.pending, token)
+
     def take_token(self, token: int) -> None:
         """The oldest pending token is there; sets `finish` if it is the last."""
+        self.follow(token)
         self.tokens[self.length - self.pending] = token
         self.pending -= 1
         self.unsent.append(token)
         if token in self.stop_token_ids:
             self.finish = FinishReason("stop", matched=token)
+        elif self.constraint is not None and self.constraint.finish is not None:
+            self.finish = self.constraint.finish
         elif self.length - self.pending == self.max_length:
             self.finish = FinishReason("length")
 

@@ -8,12 +8,15 @@ import itertools
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import numpy as np
 
 from ..cache.kv_cache import KVCache
+from ..grammar.compiler import Compiled
+from ..grammar.constraint import Constraint
 from ..messages import (
     ControlAnswer,
     ControlOrder,
@@ -25,12 +28,14 @@ from ..messages import (
 )
 from ..runtime.step_result import PendingResult
 from ..sampling.custom_logit_processor import ProcessorLoadError, load_processor
+from ..sampling.masks import TokenMasks
 from ..sampling.processing import RowProcessor
 from .admission import RESERVE_LIMIT, NewTokenEstimate
 from .details import Details, Wish, hand_out
 from .embedded_tokens import EmbeddedTokens
 from .embedding_request import EmbeddingRequest
 from .engine_control import EngineControl
+from .grammars import Grammars
 from .planned_prompts import PlannedPrompts
 from .policy import POLICIES
 from .prefix_order import NOBODY, PrefixOrder
@@ -51,6 +56,9 @@ CONSIDERATE_SHARE = 4
 
 # After so many failed steps in a row the device is taken for broken, and the process ends.
 FAILED_STEPS_LIMIT = 3
+
+# So long at once, a scheduler with nothing else to do waits for a grammar: others may come.
+_GRAMMAR_WAIT_SECONDS = 0.005
 
 _OUT_OF_SERVICE = "The worker has released its memory; /resume_memory_occupation takes it back."
 
@@ -117,7 +125,8 @@ class Scheduler:
     `options.overlap` the next step is planned and launched before the tokens of the last one are
     looked at. Such a step may hold a request that turns out to have ended: its token is dropped.
     `launched` is what the last `step` launched, None if that was nothing. `engine` carries out
-    orders; while it has released its memory, requests are refused.
+    orders; while it has released its memory, requests are refused. A request that is held to a
+    grammar waits in `grammars` until that is compiled.
     """
 
     def __init__(
@@ -126,8 +135,10 @@ class Scheduler:
         launch: Callable[[Step], PendingResult],
         options: SchedulerOptions,
         engine: EngineControl | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self.cache = cache
+        self.grammars = Grammars() if grammars is None else grammars
         self.options = options
         self.waiting: list[Request] = []  # by arrival
         self.running = RunningRequests()
@@ -155,6 +166,11 @@ class Scheduler:
         return not self._requests
 
     @property
+    def waits_for_grammars(self) -> bool:
+        """Whether there are requests, and all of them wait for their grammars."""
+        return 0 < len(self.grammars) == len(self._requests)
+
+    @property
     def running_requests(self) -> int:
         """How many have slots: those that decode, and the one that is being prefilled."""
         return len(self.running) + (self.partial is not None)
@@ -179,8 +195,22 @@ class Scheduler:
             except ProcessorLoadError as error:
                 return [refused(message, str(error))]
         self._requests[request.rid] = request
-        self.waiting.append(request)
+        self.grammars.begin(request)
+        return self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> list[Answer]:
+        """Have a new request wait to be admitted, unless it waits for its grammar."""
+        if request.finish is not None:  # its grammar is bad, or allows nothing
+            del self._requests[request.rid]
+            return [request.take_chunk()]
+        if request not in self.grammars:
+            bisect.insort(self.waiting, request, key=lambda waiting: waiting.arrival)
         return []
+
+    def take_grammar(self, compiled: Compiled) -> None:
+        """A grammar is there; those who waited for it go on."""
+        for request in self.grammars.take(compiled):
+            self._chunks += self._enqueue(request)
 
     def _generation(self, message: GenerateRequest, room: int) -> Request:
         """The request of a `message` whose answer has at most `room` tokens.
@@ -229,8 +259,18 @@ class Scheduler:
     # ===== a step =====
 
     def step(self) -> list[Answer]:
-        """Plan a batch and launch it; returns the answers that have come: its own or the last's."""
-        step = self.launched = self._plan()
+        """Plan a batch and launch it; returns the answers that have come: its own or the last's.
+
+        Where all requests wait for their grammars, so does this, for a moment.
+        """
+        wait_seconds = _GRAMMAR_WAIT_SECONDS if self.waits_for_grammars else 0.0
+        for compiled in self.grammars.finished(wait_seconds):
+            self.take_grammar(compiled)
+        return self.run_step()
+
+    def run_step(self) -> list[Answer]:
+        """The same with the grammars that are there."""
+        step = self.launched = self._constrained(self._plan())
         self._bound_queue()
         flight = None
         if step is not None:
@@ -272,6 +312,28 @@ class Scheduler:
             self._estimate.when_idle()
             self.cache.check()
         return None
+
+    def _constrained(self, step: Step | None) -> Step | None:
+        """`step` with masks, if any of its requests need one."""
+        if step is None:
+            return None
+        constraints = {
+            place: request.constraint
+            for place, request in enumerate(step.sampled)
+            if request.constraint is not None
+        }
+        return replace(step, masks=partial(self._masks, constraints)) if constraints else step
+
+    def _masks(self, constraints: dict[int, Constraint]) -> TokenMasks:
+        """What may come at these places of a step, once the tokens before are known."""
+        if self._flight is not None:
+            result = self._flight.result.wait()
+            known = zip(self._flight.sampled, result.tokens, strict=True)
+            for place, (request, token) in enumerate(known):
+                if self._is_here(request) and place not in result.failures:
+                    request.follow(token)
+        allowed = np.stack([constraint.mask for constraint in constraints.values()])
+        return TokenMasks(np.array(list(constraints), dtype=np.int32), allowed)
 
     def _decodes(self) -> PrefixOrder:
         """Running requests that want another token than the pending ones."""
@@ -530,6 +592,8 @@ class Scheduler:
             self.partial = None
         elif request.sequence is not None:
             self.running.remove(request)
+        elif request in self.grammars:
+            self.grammars.drop(request)
         else:
             self.waiting.remove(request)
 
@@ -551,7 +615,7 @@ class Scheduler:
         return SchedulerState(
             rid=rid,
             running_requests=self.running_requests,
-            waiting_requests=len(self.waiting),
+            waiting_requests=len(self.waiting) + len(self.grammars),
             total_tokens=self.cache.total_tokens,
             free_tokens=self.cache.free_tokens,
             cached_tokens=self.cache.cached_tokens,

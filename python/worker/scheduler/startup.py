@@ -21,6 +21,7 @@ from ..runtime.embedding_runner import EmbeddingRunner
 from ..runtime.model_runner import PAGE_TABLE_LIMIT, ModelRunner
 from ..runtime.step_result import PendingResult
 from .engine_control import EngineControl
+from .grammars import Grammars
 from .lockstep import LeadingScheduler
 from .ranks import Follower, Followers, last_to_fail
 from .scheduler import Scheduler, SchedulerOptions
@@ -128,9 +129,11 @@ def _build(
         engine.profiler.after_step()
         return result
 
+    leads = not isinstance(ranks, Follower)
+    grammars = Grammars.of(args, config.vocab_size, config.eos_token_ids, compiles=leads)
     if isinstance(ranks, Followers):
-        return LeadingScheduler(cache, launch, options, engine, followers=ranks), ready
-    return Scheduler(cache, launch, options, engine), ready
+        return LeadingScheduler(cache, launch, options, engine, grammars, followers=ranks), ready
+    return Scheduler(cache, launch, options, engine, grammars), ready
 
 
 def _load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import numpy as np
 from ..attention.batch import GivenEmbeddings
 from ..cache.kv_cache import KVCache, Sequence
 from ..runtime.step_input import StepInput, query_starts
+from ..sampling.masks import TokenMasks
 from ..sampling.penalties import Penalties
 from ..sampling.table import SamplingRow
 from .details import Wish, concatenated, new_token_scoring, prompt_scoring, state_rows
@@ -42,12 +44,13 @@ class PrefillChunk:
 class Step:
     """Requests that decode their last token, and chunks of prompts. Not both are empty.
 
-    shared_lens: [decodes + prefills] int32, see `StepInput`
+    shared_lens: [decodes + prefills] int32, see `StepInput`; masks: see there
     """
 
     decodes: list[Request]
     prefills: list[PrefillChunk]
     shared_lens: np.ndarray | None = None
+    masks: Callable[[], TokenMasks] | None = None
 
     @property
     def requests(self) -> list[Request]:
@@ -120,6 +123,7 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
         prompt_scoring=prompt_scoring(step.wishes, starts),
         token_type_ids=_token_type_ids(step.prefills),
         state_rows=state_rows(step.wishes, starts),
+        masks=step.masks,
         table_indices=indices,
         table_slots=changed,
     )

@@ -19,7 +19,8 @@ _LOOKS = 20
 
 class Watchdog:
     """A thread that calls `on_hang` with the reason, once the stacks of all threads are on stderr,
-    if the scheduler has requests and launches no step for `timeout_seconds`.
+    if the scheduler has requests, and launches no step for `timeout_seconds`. To wait for grammars
+    is not to hang: each has its own time limit.
 
     It counts looks, not time, so that a process which was stopped for a while has not hung. Where
     the thread that hangs keeps the interpreter's lock, so that this one cannot look, Python's own
@@ -43,7 +44,8 @@ class Watchdog:
             faulthandler.dump_traceback_later(2 * self._timeout_seconds, exit=True)
             time.sleep(self._timeout_seconds / _LOOKS)
             scheduler = self._scheduler
-            if scheduler.is_idle or steps != scheduler.counters.steps:
+            has_nothing_to_do = scheduler.is_idle or scheduler.waits_for_grammars
+            if has_nothing_to_do or steps != scheduler.counters.steps:
                 steps, looks = scheduler.counters.steps, 0
             else:
                 looks += 1

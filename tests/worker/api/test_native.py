@@ -261,9 +261,10 @@ async def test_wrong_body_is_refused(
         ("logit_bias", {"-1": 1}),
         ("logit_bias", {"5": 101}),
         ("logit_bias", {"300": 1}),
-        ("json_schema", "{}"),
-        ("regex", "a"),
-        ("ebnf", "a"),
+        ("json_schema", "{"),
+        ("json_schema", {}),
+        ("regex", 5),
+        ("ebnf", ["a"]),
         ("nonsense", 1),
     ],
 )

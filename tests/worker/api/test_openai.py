@@ -195,7 +195,17 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
         ({"presence_penalty": 3}, "less than or equal to 2, not 3", "presence_penalty"),
         ({"logit_bias": {"5": 500}}, "less than or equal to 100, not 500", "logit_bias.5"),
         ({"logit_bias": {"300": 1}}, "300 is outside the vocabulary", "logit_bias"),
-        ({"response_format": {"type": "json_object"}}, "not supported", "response_format"),
+        ({"response_format": {"type": "xml"}}, "or 'json_schema', not", "response_format.type"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "required",
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "json_object"}, "extra_body": {"regex": "a"}},
+            "regex and response_format, not to several",
+            None,
+        ),
         ({"store": True}, "true is not supported", "store"),
         ({"service_tier": "gold"}, "'priority' or 'fast', not \"gold\"", "service_tier"),
         ({"stream_options": {}}, "only to be given when stream is true", "stream_options"),

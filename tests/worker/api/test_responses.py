@@ -249,7 +249,7 @@ async def test_input_tokens_are_counted_without_an_answer(worker: RunningWorker)
         ({"max_output_tokens": 500}, "at most 512 tokens", "max_output_tokens"),
         ({"tools": [{"type": "function"}]}, "is not supported", "tools"),
         ({"tool_choice": "required"}, "is not supported", "tool_choice"),
-        ({"text": {"format": {"type": "json_object"}}}, "not supported", "text.format"),
+        ({"text": {"format": {"type": "json_schema"}}}, "required", "text.format.name"),
         ({"text": {"verbosity": "low"}}, "not supported", "text.verbosity"),
         ({"reasoning": {"effort": "low"}}, "not supported", "reasoning.effort"),
         ({"reasoning": {"summary": "auto"}}, "not supported", "reasoning.summary"),

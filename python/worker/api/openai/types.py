@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from ...messages import LogprobOptions, SamplingParams
+from ...messages import GrammarSpec, LogprobOptions, SamplingParams
 from ..fields import (
     LeastTokenCount,
     MinP,
@@ -30,6 +30,7 @@ from ..fields import (
     described,
     only,
 )
+from ..grammar_fields import ChatFormat, GrammarFields
 from .tool_types import ToolCallMessage, ToolDefinition, Tools
 
 # OpenAI's limit in chats; in completions it allows 5.
@@ -49,7 +50,7 @@ class CompletionStreamOptions(StreamOptions):
     include_usage: bool = False
 
 
-class TextBody(PenaltyFields, ABC):
+class TextBody(PenaltyFields, GrammarFields, ABC):
     """What all routes take that make text: how it is sampled, and notes of the client's own.
 
     A route says by `token_limit` and `samples` how long and how many its answers are.
@@ -79,9 +80,6 @@ class TextBody(PenaltyFields, ABC):
     # There is one tier; an answer to a chat says so, as OpenAI's does.
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
 
-    regex: Annotated[Any, only(None)] = None
-    ebnf: Annotated[Any, only(None)] = None
-    json_schema: Annotated[Any, only(None)] = None
     lora_path: Annotated[Any, only(None)] = None
 
     @field_validator("stream_options")
@@ -125,6 +123,7 @@ class TextBody(PenaltyFields, ABC):
             stop_token_ids=self.stop_token_ids,
             ignore_eos=self.ignore_eos,
             min_new_tokens=self.min_tokens or 0,
+            grammar=self.grammar,
             **self.for_sampling,
         )
 
@@ -135,6 +134,13 @@ class CommonBody(TextBody):
     max_tokens: TokenCount | None = None
     stream_options: CompletionStreamOptions | None = None
     n: SampleCount | None = 1
+    response_format: ChatFormat | None = None
+
+    @property
+    def grammars(self) -> dict[str, GrammarSpec]:
+        """With that of `response_format`."""
+        wanted = self.response_format and self.response_format.grammar
+        return super().grammars | ({"response_format": wanted} if wanted else {})
 
     @property
     def token_limit(self) -> tuple[str, int | None]:
@@ -301,7 +307,6 @@ class ChatBody(CommonBody):
     store: Annotated[Any, only(False, None)] = None
     logprobs: bool | None = False
     top_logprobs: TopCount | None = None
-    response_format: Annotated[Any, only(None, {"type": "text"})] = None
     tools: Tools | None = None
     tool_choice: Annotated[Any, only(None, "none", "auto")] = None
     parallel_tool_calls: bool | None = True

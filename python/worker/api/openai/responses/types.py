@@ -17,8 +17,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ....messages import LogprobOptions
+from ....messages import GrammarSpec, LogprobOptions
 from ...fields import RequestModel, TokenCount, only
+from ...grammar_fields import ResponseFormat
 from ..types import OtherPart, TextBody, TopCount
 from .store import Item
 
@@ -155,7 +156,7 @@ InputItem = Annotated[
 class TextConfig(RequestModel):
     """What an answer's text looks like."""
 
-    format: Annotated[Any, only(None, {"type": "text"})] = None
+    format: ResponseFormat | None = None
     verbosity: Annotated[Any, only(None, "medium")] = None
 
 
@@ -243,6 +244,19 @@ class ResponseBody(PromptBody, TextBody):
                 "unsupported", "only to be given when include has message.output_text.logprobs"
             )
         return value
+
+    @property
+    def grammars(self) -> dict[str, GrammarSpec]:
+        """With that of `text.format`."""
+        wanted = self.text and self.text.format and self.text.format.grammar
+        return super().grammars | ({"text.format": wanted} if wanted else {})
+
+    @property
+    def text_format(self) -> dict[str, Any]:
+        """As an answer repeats it."""
+        if self.text is None or self.text.format is None:
+            return {"type": "text"}
+        return self.text.format.model_dump(by_alias=True, exclude_none=True)
 
     @property
     def token_limit(self) -> tuple[str, int | None]:

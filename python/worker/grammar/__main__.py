@@ -1,0 +1,5 @@
+"""The process that compiles grammars: `python -m worker.grammar`."""
+
+from .compile_process import main
+
+main()

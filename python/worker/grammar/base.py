@@ -1,0 +1,76 @@
+"""What a grammar backend is: compiles grammars for one vocabulary, and follows answers in them."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..messages import GrammarSpec
+
+
+class GrammarError(ValueError):
+    """A grammar cannot be used; the text says why, for the user."""
+
+
+def shown(value: Any) -> str:
+    """A JSON value for an error message, cut if it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class Vocabulary(msgspec.Struct, frozen=True, array_like=True):
+    """What each token id adds to a text: [vocab] bytes, none for special and unused tokens.
+
+    Those without bytes never come in a text that is held to a grammar.
+    """
+
+    tokens: list[bytes]
+
+    @property
+    def mask_words(self) -> int:
+        """Length of a mask with a bit for each token, in int32."""
+        return -(-len(self.tokens) // 32)
+
+
+class GrammarMatcher(ABC):
+    """One text on its way through a grammar."""
+
+    @abstractmethod
+    def accept(self, token: int) -> bool:
+        """Go on with `token`; False, and nothing done, if the grammar does not allow it."""
+
+    @abstractmethod
+    def fill_mask(self, mask: np.ndarray) -> None:
+        """Set the bits of the tokens that may come next, and clear all others.
+
+        mask: [mask_words] int32; token i is bit i % 32 of word i // 32
+        """
+
+    @property
+    @abstractmethod
+    def is_complete(self) -> bool:
+        """Whether the text may end here."""
+
+
+class CompiledGrammar(ABC):
+    """A grammar for the backend's vocabulary; any number of texts can follow it."""
+
+    @abstractmethod
+    def matcher(self) -> GrammarMatcher:
+        """For a text at its start."""
+
+
+class GrammarBackend(ABC):
+    """For one vocabulary. `compile` and `load` may be called in different processes."""
+
+    @abstractmethod
+    def compile(self, spec: GrammarSpec) -> bytes:
+        """Do what takes time. Raises GrammarError."""
+
+    @abstractmethod
+    def load(self, compiled: bytes) -> CompiledGrammar:
+        """What `compile` has made."""

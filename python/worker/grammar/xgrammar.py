@@ -1,0 +1,102 @@
+"""XGrammar: pushdown automata, with masks that are mostly computed before."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import xgrammar
+
+from ..messages import GrammarSpec
+from .base import CompiledGrammar, GrammarBackend, GrammarError, GrammarMatcher, Vocabulary
+from .json_schema import canonical_schema
+from .pattern import canonical_pattern
+
+
+class XGrammar(GrammarBackend):
+    """The library's stop token is one behind the vocabulary: when a text may end is asked apart."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._stop_token = len(vocabulary.tokens)
+        self._info = xgrammar.TokenizerInfo(
+            [*vocabulary.tokens, b""],
+            xgrammar.VocabType.RAW,
+            vocab_size=self._stop_token + 1,
+            stop_token_ids=[self._stop_token],
+        )
+
+    def compile(self, spec: GrammarSpec) -> bytes:
+        compiler = xgrammar.GrammarCompiler(self._info, max_threads=1, cache_enabled=False)
+        try:
+            match spec.kind:
+                case "json_schema":
+                    compiled = compiler.compile_grammar(_schema_grammar(spec.text))
+                case "regex":
+                    compiled = compiler.compile_regex(canonical_pattern(spec.text))
+                case "ebnf":
+                    compiled = compiler.compile_grammar(spec.text)
+        except RecursionError:
+            raise
+        except RuntimeError as error:
+            raise GrammarError(_reason(error)) from error
+        return compiled.serialize_json().encode()
+
+    def load(self, compiled: bytes) -> CompiledGrammar:
+        grammar = xgrammar.CompiledGrammar.deserialize_json(compiled.decode(), self._info)
+        return _Compiled(grammar, self._stop_token)
+
+
+_STRING_RULE = re.compile(r'(\w+) ::= Regex\("(\w+)", json_string=true\)\n')
+
+
+def _schema_grammar(text: str) -> str:
+    """A JSON schema as EBNF.
+
+    The library's masks for patterns take milliseconds where a length is bounded, as the quote that
+    ends the string is no part of their rules. So our own rules are put between the quotes.
+    """
+    schema = canonical_schema(text)
+    grammar = str(xgrammar.Grammar.from_json_schema(schema.text, any_whitespace=False))
+    rules = {rule: schema.strings[name] for rule, name in _STRING_RULE.findall(grammar)}
+    grammar = _STRING_RULE.sub("", grammar)
+    return re.sub(r'"\\"" (\w+) "\\""', lambda found: _quoted(found, rules), grammar)
+
+
+def _quoted(found: re.Match[str], rules: dict[str, str]) -> str:
+    rule = rules.get(found[1])
+    return found[0] if rule is None else f'"\\"" ({rule}) "\\""'
+
+
+def _reason(error: Exception) -> str:
+    """The library's message without the place in its source, which is in brackets before it."""
+    message = str(error).strip().split("\n", 1)[0]
+    _, _, reason = message.partition("] ")
+    _, _, reason = reason.partition(": ")
+    return reason.removeprefix("Check failed: ") or message
+
+
+class _Compiled(CompiledGrammar):
+    def __init__(self, grammar: xgrammar.CompiledGrammar, stop_token: int) -> None:
+        self._grammar = grammar
+        self._stop_token = stop_token
+
+    def matcher(self) -> GrammarMatcher:
+        return _Matcher(xgrammar.GrammarMatcher(self._grammar), self._stop_token)
+
+
+class _Matcher(GrammarMatcher):
+    def __init__(self, matcher: xgrammar.GrammarMatcher, stop_token: int) -> None:
+        self._matcher = matcher
+        self._mask = np.empty((1, -(-(stop_token + 1) // 32)), dtype=np.int32)
+
+    def accept(self, token: int) -> bool:
+        return self._matcher.accept_token(token)
+
+    def fill_mask(self, mask: np.ndarray) -> None:
+        self._mask.fill(-1)  # it may be left as it is where all are allowed
+        self._matcher.fill_next_token_bitmask(self._mask)
+        mask[:] = self._mask[0, : len(mask)]
+
+    @property
+    def is_complete(self) -> bool:
+        return self._matcher.is_completed()

@@ -1,0 +1,157 @@
+"""The grammars that a scheduler has at hand, and the requests that wait for others."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import NamedTuple
+
+from ..config import ServerArgs
+from ..embedded_models import resolve_model_path
+from ..grammar.base import CompiledGrammar, GrammarError, Vocabulary
+from ..grammar.compiler import Compiled, CompilerAnswer, GrammarCompiler, LoadedBackend, loaded
+from ..grammar.constraint import Constraint
+from ..messages import FinishReason, GrammarSpec
+from ..tokenization.tokenizer import load_tokenizer
+from .request import Request
+
+# How many grammars there may be, and how many bytes as they were compiled; loaded they are smaller.
+_KEPT_BYTES = 512 << 20
+_KEPT = 1024
+# Characters of one grammar.
+_LONGEST = 1 << 20
+
+_NO_TOKENIZER = "Without a tokenizer no answer can be held to a grammar."
+
+
+class _Known(NamedTuple):
+    """`size` in bytes, as it was compiled."""
+
+    grammar: CompiledGrammar | GrammarError
+    size: int
+
+
+class Grammars:
+    """The last ones used, bad ones among them, so that nobody compiles the same again.
+
+    Without a `backend` there are none. A follower of other ranks has no `compiler`: it is told what
+    was compiled, in the order that all ranks know.
+    """
+
+    def __init__(
+        self, backend: LoadedBackend | None = None, compiler: GrammarCompiler | None = None
+    ) -> None:
+        self._backend = backend
+        self._compiler = compiler
+        self._known: OrderedDict[GrammarSpec, _Known] = OrderedDict()
+        self._known_bytes = 0
+        self._waiting: dict[GrammarSpec, list[Request]] = {}
+        self._waiting_count = 0
+
+    @classmethod
+    def of(
+        cls,
+        args: ServerArgs,
+        vocab_size: int,
+        eos_token_ids: Collection[int],
+        *,
+        compiles: bool,
+    ) -> Grammars:
+        """For a model of `vocab_size` tokens; of several ranks only the first one compiles."""
+        if args.skip_tokenizer_init:
+            return cls()
+
+        def vocabulary() -> Vocabulary:
+            path = resolve_model_path(args.tokenizer_path or args.model_path)
+            token_bytes = load_tokenizer(path).token_bytes
+            return Vocabulary(
+                [
+                    b"" if token in eos_token_ids else token_bytes.of(token, True)
+                    for token in range(vocab_size)
+                ]
+            )
+
+        backend = LoadedBackend(args.grammar_backend, vocabulary)
+        return cls(backend, GrammarCompiler(backend) if compiles else None)
+
+    def __len__(self) -> int:
+        """How many requests wait."""
+        return self._waiting_count
+
+    def __contains__(self, request: Request) -> bool:
+        """Whether `request` waits."""
+        spec = request.sampling.grammar
+        return spec is not None and request in self._waiting.get(spec, ())
+
+    def begin(self, request: Request) -> None:
+        """Hold `request` to its grammar, if it has one, or have it wait for that.
+
+        It is finished if the grammar is bad, or allows nothing.
+        """
+        spec = request.sampling.grammar
+        if spec is None:
+            return
+        reason = self._refusal(spec)
+        if reason is not None:
+            request.finish = FinishReason("abort", message=reason, status=400)
+        elif spec in self._known:
+            self._known.move_to_end(spec)
+            self._constrain(request, self._known[spec].grammar)
+        else:
+            if spec not in self._waiting and self._compiler is not None:
+                self._compiler.submit(spec)
+            self._waiting.setdefault(spec, []).append(request)
+            self._waiting_count += 1
+
+    def drop(self, request: Request) -> None:
+        """`request` need not wait any more."""
+        assert request.sampling.grammar is not None
+        self._waiting[request.sampling.grammar].remove(request)
+        self._waiting_count -= 1
+
+    def finished(self, wait_seconds: float) -> list[Compiled]:
+        """What was compiled since the last call; waits a little if that is nothing yet."""
+        return [] if self._compiler is None else self._compiler.finished(wait_seconds)
+
+    def take(self, compiled: Compiled) -> list[Request]:
+        """A grammar is known; returns those who waited for it, as `begin` leaves them."""
+        if compiled.answer.is_final:
+            self._keep(compiled)
+        requests = self._waiting.pop(compiled.spec)
+        self._waiting_count -= len(requests)
+        for request in requests:
+            self._constrain(request, compiled.grammar)
+        return requests
+
+    def _keep(self, compiled: Compiled) -> None:
+        size = len(compiled.answer.compiled)
+        self._known[compiled.spec] = _Known(compiled.grammar, size)
+        self._known_bytes += size
+        while len(self._known) > _KEPT or self._known_bytes > _KEPT_BYTES:
+            _, oldest = self._known.popitem(last=False)
+            self._known_bytes -= oldest.size
+
+    def loaded(self, spec: GrammarSpec, answer: CompilerAnswer) -> Compiled:
+        """What rank 0's compiler has made."""
+        assert self._backend is not None
+        return Compiled(spec, answer, loaded(self._backend.get(), answer))
+
+    def close(self) -> None:
+        """End the compiler."""
+        if self._compiler is not None:
+            self._compiler.close()
+
+    def _refusal(self, spec: GrammarSpec) -> str | None:
+        if self._backend is None:
+            return _NO_TOKENIZER
+        if len(spec.text) > _LONGEST:
+            return f"{spec.kind}: it has {len(spec.text)} characters; at most {_LONGEST} may be."
+        return None
+
+    def _constrain(self, request: Request, grammar: CompiledGrammar | GrammarError) -> None:
+        if isinstance(grammar, GrammarError):
+            request.finish = FinishReason("abort", message=str(grammar), status=400)
+            return
+        assert self._backend is not None
+        request.constraint = Constraint(grammar, self._backend.vocabulary, request.stop_token_ids)
+        request.finish = request.constraint.finish

@@ -1,0 +1,124 @@
+"""The process beside the engine: a hostile grammar costs itself alone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing.connection
+import os
+import signal
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from worker.grammar import compile_process
+from worker.grammar.base import CompiledGrammar, GrammarBackend, GrammarError
+from worker.grammar.compiler import Compiled, CompilerAnswer, GrammarCompiler, LoadedBackend
+from worker.grammar.registry import grammar_backend
+from worker.messages import GrammarSpec
+
+from ..api.worker_process import children_of, wait_until_gone
+from .walk import BYTES
+
+GOOD = GrammarSpec("regex", "[ab]{3}")
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    compiler = GrammarCompiler(LoadedBackend("xgrammar", lambda: BYTES))
+    yield compiler
+    compiler.close()
+
+
+def compile_all(compiler: GrammarCompiler, *specs: GrammarSpec) -> dict[GrammarSpec, Compiled]:
+    for spec in specs:
+        compiler.submit(spec)
+    found = {}
+    while len(found) < len(specs):
+        found |= {compiled.spec: compiled for compiled in compiler.finished(0.1)}
+    return found
+
+
+def test_nothing_was_asked_for_and_nothing_is_there(compiler):
+    assert compiler.finished(0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("hostile", "reason"),
+    [
+        (GrammarSpec("json_schema", "[" * 100_000), "too deeply nested"),
+        (
+            GrammarSpec("json_schema", json.dumps({"$ref": "#", "minimum": 5})),
+            "too deeply nested",
+        ),
+        (GrammarSpec("regex", "(" * 5000 + ")" * 5000), "too deeply nested"),
+        (GrammarSpec("ebnf", "root ::= " + "(" * 200_000), "ebnf: "),
+        (GrammarSpec("regex", "(a"), "regex: "),
+    ],
+)
+def test_a_hostile_grammar_costs_itself_alone(compiler, hostile, reason):
+    compiled = compile_all(compiler, hostile, GOOD)
+    refused = compiled[hostile].grammar
+    assert isinstance(refused, GrammarError)
+    assert reason in str(refused)
+    assert compiled[hostile].answer.error == str(refused)
+    assert len(str(refused)) < 300
+    assert not isinstance(compiled[GOOD].grammar, GrammarError)
+
+
+class Hostile(GrammarBackend):
+    """Does to its process what a grammar says."""
+
+    def compile(self, spec: GrammarSpec) -> bytes:
+        exec(spec.text, {})
+        return b""
+
+    def load(self, compiled: bytes) -> CompiledGrammar:
+        return grammar_backend("xgrammar", BYTES).load(compiled)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("while True: pass", "takes more than"),
+        ("bytearray(1 << 34)", "too large"),
+        ("import os; os.abort()", "too large"),
+        ("import os; os.kill(os.getpid(), 9)", "too large"),
+        ("raise RecursionError", "too deeply nested"),
+    ],
+)
+def test_time_and_memory_are_limited(monkeypatch, program, reason):
+    monkeypatch.setattr(compile_process, "COMPILE_SECONDS", 0.2)
+    ours, theirs = multiprocessing.connection.Pipe()
+    serving = threading.Thread(
+        target=compile_process.serve, args=(theirs, Hostile(), BYTES), daemon=True
+    )
+    serving.start()
+    for _ in range(2):  # it is there for the next one
+        ours.send_bytes(msgspec.msgpack.encode(GrammarSpec("ebnf", program)))
+        answer = msgspec.msgpack.decode(ours.recv_bytes(), type=CompilerAnswer)
+        assert reason in (answer.error or "")
+    ours.close()
+    serving.join()
+
+
+def test_a_grammar_that_is_slow_to_follow_is_refused(monkeypatch):
+    monkeypatch.setattr(compile_process, "_STEP_SECONDS", 0.0)
+    answer = compile_process.compile_in_time(grammar_backend("xgrammar", BYTES), BYTES, GOOD)
+    assert "too long to say which tokens may come next" in (answer.error or "")
+
+
+def test_it_starts_again_when_its_process_is_killed(compiler):
+    compile_all(compiler, GOOD)
+    (pid,) = (
+        pid
+        for pid in children_of(os.getpid())
+        if b"worker.grammar" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(pid, signal.SIGKILL)
+    wait_until_gone(pid)
+    failed = compile_all(compiler, GOOD)[GOOD]
+    assert isinstance(failed.grammar, GrammarError)
+    assert not failed.answer.is_final
+    assert not isinstance(compile_all(compiler, GOOD)[GOOD].grammar, GrammarError)

@@ -1,0 +1,97 @@
+"""What may come next: text as the grammar says, stop tokens where the text may end."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.grammar.base import GrammarError
+from worker.grammar.constraint import Constraint
+from worker.grammar.registry import grammar_backend
+from worker.messages import FinishReason, GrammarSpec
+
+from .walk import BYTES, STOP, allowed
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return grammar_backend("xgrammar", BYTES)
+
+
+def constrain(backend, regex: str, stops=(STOP,)) -> Constraint:
+    grammar = backend.load(backend.compile(GrammarSpec("regex", regex)))
+    return Constraint(grammar, BYTES, stops)
+
+
+def token(text: str) -> int:
+    return BYTES.tokens.index(text.encode())
+
+
+def choices(constraint: Constraint) -> set[int]:
+    return set(allowed(constraint, len(BYTES.tokens)))
+
+
+def test_a_stop_token_may_come_where_the_text_may_end(backend):
+    constraint = constrain(backend, "ab*")
+    assert choices(constraint) == {token("a")}
+    constraint.accept(0, token("a"))
+    assert choices(constraint) == {token("b"), STOP}
+    constraint.accept(1, STOP)
+    assert constraint.finish is None  # whoever has the stop token says that
+
+
+def test_a_stop_token_with_a_text_only_stops(backend):
+    constraint = constrain(backend, "[ab]{2,3}", stops=[token("b"), 10_000])
+    assert choices(constraint) == {token("a")}
+    constraint.accept(0, token("a"))
+    constraint.accept(1, token("a"))
+    assert choices(constraint) == {token("a"), token("b")}
+
+
+def test_longer_tokens_are_allowed_where_all_their_bytes_are(backend):
+    constraint = constrain(backend, "(true|t.x|é)")
+    assert choices(constraint) == {token("true"), token("t"), token("é"), 1 + 0xC3}
+
+
+@pytest.mark.parametrize("stops", [(), (STOP,)])
+def test_it_ends_where_only_a_stop_token_may_come(backend, stops):
+    constraint = constrain(backend, "ab?", stops)
+    constraint.accept(0, token("a"))
+    assert constraint.finish is None
+    constraint.accept(1, token("b"))
+    assert constraint.finish == FinishReason("stop")
+
+
+def test_a_token_is_accepted_once(backend):
+    constraint = constrain(backend, "ab")
+    constraint.accept(0, token("a"))
+    constraint.accept(0, token("a"))
+    assert choices(constraint) == {token("b")}
+    with pytest.raises(AssertionError, match="order"):
+        constraint.accept(2, token("b"))
+
+
+def test_a_token_that_is_not_allowed_ends_the_answer_as_a_failure(backend):
+    constraint = constrain(backend, "ab")
+    constraint.accept(0, token("b"))
+    assert constraint.finish is not None
+    assert constraint.finish.is_failure
+    assert constraint.mask.all()  # there must be something to draw
+
+
+def test_a_dead_end_is_the_grammars_fault(backend):
+    grammar = backend.load(backend.compile(GrammarSpec("ebnf", 'root ::= "a" root')))
+    assert Constraint(grammar, BYTES, ()).finish is None
+    grammar = backend.load(backend.compile(GrammarSpec("ebnf", 'root ::= root "a"')))
+    finish = Constraint(grammar, BYTES, (STOP,)).finish
+    assert finish is not None
+    assert finish.status == 400
+
+
+@pytest.mark.parametrize(
+    ("ebnf", "reason"),
+    [('root ::= "a', "Expect"), ('r ::= "a"', "root"), ("root ::= x", '"x" is not')],
+)
+def test_ebnf_that_does_not_compile_says_why(backend, ebnf, reason):
+    with pytest.raises(GrammarError, match=reason) as caught:
+        backend.compile(GrammarSpec("ebnf", ebnf))
+    assert "/" not in str(caught.value)  # no place in somebody's source
