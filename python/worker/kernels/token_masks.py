@@ -44,5 +44,5 @@ def _apply(
     inside = columns < VOCAB
     word = tl.load(own + 1 + columns // 32, mask=inside, other=-1)
     forbidden = ((word >> (columns % 32)) & 1) == 0
-    nothing = tl.full((BLOCK,), float("-inf"), dtype=logits.dtype.element_ty)
+    nothing = tl.full((BLOCK,), float("-inf"), dtype=tl.float32)
     tl.store(logits + row * logits_stride + columns, nothing, mask=inside & forbidden)
