@@ -193,6 +193,29 @@ async def test_a_batch_gives_what_http_gives_beside_other_requests(http: httpx.A
     assert_nothing_is_held(await idle_state(http))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answers_are_held_to_grammars(http: httpx.AsyncClient, stream: bool) -> None:
+    """By a model that knows nothing of them; a bad one is a 400, also of a stream."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    format = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    body = {"messages": [{"role": "user", "content": "hi"}], "n": 3, "seed": 1, "stream": stream}
+    response = await http.post("/v1/chat/completions", json={**body, "response_format": format})
+    assert response.status_code == 200, response.text
+    texts = ["", "", ""]
+    if stream:
+        for line in response.text.split("\n\n"):
+            if line.startswith("data: {"):
+                (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+                texts[choice["index"]] += choice["delta"].get("content", "")
+    else:
+        texts = [choice["message"]["content"] for choice in response.json()["choices"]]
+    assert all(isinstance(json.loads(text)["n"], int) for text in texts)
+    bad = await http.post("/v1/chat/completions", json={**body, "regex": "(a"})
+    assert bad.status_code == 400
+    assert "no regular expression" in bad.json()["error"]["message"]
+    assert_nothing_is_held(await idle_state(http))
+
+
 async def test_stop_string_frees_its_request(http: httpx.AsyncClient) -> None:
     sampling: dict[str, Any] = {"seed": 4, "max_new_tokens": 200, "ignore_eos": True}
     body = {"input_ids": [5, 6, 7], "sampling_params": sampling}

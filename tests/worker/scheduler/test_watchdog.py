@@ -15,7 +15,8 @@ from types import SimpleNamespace
 from worker.scheduler.watchdog import Watchdog
 
 scheduler = SimpleNamespace(
-    is_idle=False, counters=SimpleNamespace(steps=7), launched=None, running_requests=3, waiting=[1]
+    is_idle=False, waits_for_grammars=False, counters=SimpleNamespace(steps=7), launched=None,
+    running_requests=3, waiting=[1],
 )
 
 def give_up(reason):
@@ -53,7 +54,11 @@ def test_a_step_says_what_it_was() -> None:
     assert "the last one decodes 2 requests and prefills 1000 tokens of 2 prompts" in done.stdout
 
 
-@pytest.mark.parametrize("body", ["scheduler.is_idle = True", ""], ids=["idle", "at work"])
+@pytest.mark.parametrize(
+    "body",
+    ["scheduler.is_idle = True", "scheduler.waits_for_grammars = True", ""],
+    ids=["idle", "waiting for grammars", "at work"],
+)
 def test_idleness_and_slow_steps_are_no_hangs(body: str) -> None:
     done = run(
         f"""
