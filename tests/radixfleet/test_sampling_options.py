@@ -13,6 +13,8 @@ SAMPLES = [
     {},
     {"temperature": 0, "max_new_tokens": None, "seed": -1},
     {"top_k": 3, "min_p": 0.5, "top_p": 1, "stop": "a", "stop_token_ids": [4]},
+    {"regex": "a|b"},
+    {"json_schema": "{}", "ebnf": None},
     {"stop": ["a", "b"], "ignore_eos": True, "skip_special_tokens": False},
 ]
 WRONG = [
@@ -24,7 +26,9 @@ WRONG = [
     {"top_k": -2},
     {"top_k": 2**31},
     {"min_p": 2},
-    {"max_new_tokens": 0},
+    {"regex": 5},
+    {"json_schema": {}},
+    {"json_schema": "{}", "ebnf": 'root ::= "a"'},
     {"max_new_tokens": 2**31},
     {"seed": 2**63},
     {"stop": ""},
@@ -59,4 +63,5 @@ def test_both_refuse_the_same(given):
 
 
 def test_every_parameter_of_the_engine_can_be_given():
-    assert set(SamplingParams.__struct_fields__) <= set(SamplingOptions.__struct_fields__)
+    given = {*SamplingOptions.__struct_fields__, "grammar"}  # by fields of its own
+    assert set(SamplingParams.__struct_fields__) <= given

@@ -93,7 +93,7 @@ class Grammars:
             return
         reason = self._refusal(spec)
         if reason is not None:
-            request.finish = FinishReason("abort", message=reason, status=400)
+            request.finish = _refused(reason)
         elif spec in self._known:
             self._known.move_to_end(spec)
             self._constrain(request, self._known[spec].grammar)
@@ -121,6 +121,8 @@ class Grammars:
         self._waiting_count -= len(requests)
         for request in requests:
             self._constrain(request, compiled.grammar)
+            if not compiled.answer.is_final:
+                request.finish = _refused(str(compiled.grammar), status=503)
         return requests
 
     def _keep(self, compiled: Compiled) -> None:
@@ -150,8 +152,12 @@ class Grammars:
 
     def _constrain(self, request: Request, grammar: CompiledGrammar | GrammarError) -> None:
         if isinstance(grammar, GrammarError):
-            request.finish = FinishReason("abort", message=str(grammar), status=400)
+            request.finish = _refused(str(grammar))
             return
         assert self._backend is not None
         request.constraint = Constraint(grammar, self._backend.vocabulary, request.stop_token_ids)
         request.finish = request.constraint.finish
+
+
+def _refused(reason: str, status: int = 400) -> FinishReason:
+    return FinishReason("abort", message=reason, status=status)
