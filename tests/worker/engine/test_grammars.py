@@ -102,6 +102,8 @@ def test_answers_are_what_the_grammars_allow(model, tokenizer, engine, overlap, 
     other.scheduler.grammars = engine.scheduler.grammars  # whose compiler runs
     other.scheduler.options = replace(other.scheduler.options, overlap=overlap)
     added = add_all(other, 6)
+    long = GrammarSpec("regex", "[a-z]{60}")  # so that memory runs out for some
+    added |= {other.add([5, 6, i], 90, temperature=1.0, grammar=long): long for i in range(6)}
     other.run()
     check_all(other, tokenizer, added)
     if "max_total_tokens" in options:
