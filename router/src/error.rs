@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::http1::head::{MAX_HEAD_BYTES, MAX_HEADERS};
 
@@ -71,13 +71,14 @@ impl RouterError {
         }
     }
 
-    /// What programs tell it by: OpenAI's name where there is one, else the status.
-    fn code(&self) -> Value {
+    /// What programs tell it by: OpenAI's name where there is one, else the status's.
+    fn code(&self) -> &'static str {
         match self {
-            Self::Unauthorized(_) => "invalid_api_key".into(),
-            Self::RateLimited(_) => "rate_limit_exceeded".into(),
-            Self::UnknownModel { .. } => "model_not_found".into(),
-            _ => self.status().as_u16().into(),
+            Self::Unauthorized(_) => "invalid_api_key",
+            Self::RateLimited(_) => "rate_limit_exceeded",
+            Self::UnknownModel { .. } => "model_not_found",
+            Self::UnknownPath(_) => "unknown_url",
+            _ => code_of(self.status()),
         }
     }
 
@@ -143,10 +144,26 @@ impl RouterError {
 
 /// `{"error": {"message", "type", "param", "code"}}` as text.
 pub fn error_json(status: StatusCode, message: &str) -> String {
-    shape(status, message, status.as_u16().into())
+    shape(status, message, code_of(status))
 }
 
-fn shape(status: StatusCode, message: &str, code: Value) -> String {
+/// The names that workers use, too.
+fn code_of(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => "invalid_value",
+        StatusCode::NOT_FOUND => "not_found",
+        StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+        StatusCode::REQUEST_TIMEOUT => "request_timeout",
+        StatusCode::CONFLICT => "conflict",
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "request_too_large",
+        StatusCode::BAD_GATEWAY => "bad_gateway",
+        StatusCode::SERVICE_UNAVAILABLE => "unavailable",
+        StatusCode::GATEWAY_TIMEOUT => "timeout",
+        _ => "internal_error",
+    }
+}
+
+fn shape(status: StatusCode, message: &str, code: &str) -> String {
     let kind = match status {
         StatusCode::UNAUTHORIZED => "authentication_error",
         StatusCode::NOT_FOUND => "not_found_error",

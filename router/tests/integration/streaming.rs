@@ -200,7 +200,7 @@ async fn an_event_stream_that_breaks_off_ends_with_an_error_event() {
         let event = event.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap();
         let error: serde_json::Value = serde_json::from_str(event).unwrap();
         assert_eq!(error["error"]["message"], "the worker broke off in the middle of this answer");
-        assert_eq!(error["error"]["code"], 502);
+        assert_eq!(error["error"]["code"], "bad_gateway");
         idle(&router).await;
     }
 }
