@@ -21,7 +21,7 @@ from .service import run_apart, service_of
 router = APIRouter()
 
 # More than any context holds.
-_Text = Annotated[str, Field(max_length=2**23)]
+_Text = Annotated[str, Field(max_length=2**22)]
 
 
 class FunctionCallBody(RequestModel):

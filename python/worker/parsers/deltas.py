@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from itertools import groupby
+from typing import Protocol, TypeVar
 
 
 @dataclass(frozen=True)
@@ -63,24 +64,35 @@ class Answer:
     reasoning: str = ""
     calls: list[ToolCall] = field(default_factory=list)
 
-    def add(self, deltas: Iterable[Delta]) -> None:
-        """In the order in which they come."""
-        for delta in deltas:
-            match delta:
-                case TextDelta(text):
-                    self.text += text
-                case ReasoningDelta(text):
-                    self.reasoning += text
-                case CallDelta(index, arguments, call_id, name) if index == len(self.calls):
-                    self.calls.append(ToolCall(call_id or "", name or "", arguments))
-                case CallDelta(index, arguments):
-                    call = self.calls[index]
-                    self.calls[index] = replace(call, arguments=call.arguments + arguments)
+    @classmethod
+    def of(cls, deltas: Iterable[Delta]) -> Answer:
+        """Of all deltas, in the order in which they came."""
+        deltas = list(deltas)
+        return cls(
+            "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)),
+            "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
+            [
+                ToolCall(delta.id or "", delta.name or "", delta.arguments)
+                for delta in joined(delta for delta in deltas if isinstance(delta, CallDelta))
+            ],
+        )
+
+
+_Delta = TypeVar("_Delta", bound=Delta)
+
+
+def joined(deltas: Iterable[_Delta]) -> list[_Delta]:
+    """With those of the same call that follow each other as one."""
+    result: list[_Delta] = []
+    for index, group in groupby(deltas, lambda delta: getattr(delta, "index", None)):
+        parts = list(group)
+        if index is not None:
+            pieces = [part.arguments for part in parts if isinstance(part, CallDelta)]
+            parts = [replace(parts[0], arguments="".join(pieces))]
+        result += parts
+    return result
 
 
 def parse(parser: Parser, text: str) -> Answer:
     """A whole answer."""
-    answer = Answer()
-    answer.add(parser.push(text))
-    answer.add(parser.end())
-    return answer
+    return Answer.of([*parser.push(text), *parser.end()])

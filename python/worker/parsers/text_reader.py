@@ -45,7 +45,8 @@ class TextReader:
     """
 
     def __init__(self) -> None:
-        self._text = ""  # from the last commit on
+        self._text = ""
+        self._committed = 0  # what is before this place is forgotten
         self._at = 0
         self._ended = False
 
@@ -58,8 +59,11 @@ class TextReader:
         self._ended = True
 
     def commit(self) -> str:
-        """What was read since the last commit."""
-        read, self._text, self._at = self._text[: self._at], self._text[self._at :], 0
+        """What was read since the last commit. Places in the text are others after it."""
+        read = self._text[self._committed : self._at]
+        if 2 * self._at > len(self._text):  # seldom enough for the time to stay linear
+            self._text, self._at = self._text[self._at :], 0
+        self._committed = self._at
         return read
 
     def peek(self) -> Steps[str]:
@@ -100,34 +104,22 @@ class TextReader:
         """Read white space, if any comes."""
         yield from self.run(SPACES)
 
-    def before(self, marker: str) -> Steps[str]:
-        """Read up to `marker` and past it; returns what was before. Malformed if it never comes."""
-        searched = self._at
-        while (found := self._text.find(marker, searched)) < 0:
-            if self._ended:
-                raise Malformed
-            searched = max(self._at, len(self._text) - len(marker) + 1)
-            yield
-        text = self._text[self._at : found]
-        self._at = found + len(marker)
-        return text
-
     def copy_until(self, markers: Sequence[str], give: Give) -> Steps[str | None]:
         """Give and commit all that comes before the first of `markers`, which is not read.
 
         What may be the beginning of one waits. None at the end of the text.
         """
         self.commit()
+        pattern = re.compile("|".join(map(re.escape, markers)) or "(?!)")
         while True:
-            found = [(at, marker) for marker in markers if (at := self._text.find(marker)) >= 0]
-            at, marker = min(found, default=(len(self._text), None))
-            if marker is None and not self._ended:
-                at = _beginning(self._text, markers)
-            self._at = at
-            if at:
-                give(self.commit())
-            if marker is not None or self._ended:
-                return marker
+            found = pattern.search(self._text, self._at)
+            if found is not None:
+                self._read_to(found.start(), give)
+                return found.group()
+            end = len(self._text) if self._ended else _beginning(self._text, self._at, markers)
+            self._read_to(end, give)
+            if self._ended:
+                return None
             yield
 
     # ===== JSON and Python =====
@@ -195,7 +187,7 @@ class TextReader:
         With `give`, all is given and committed as it comes. Only brackets and strings are looked
         at. Raises Malformed at a bracket that closes something else, and at the end.
         """
-        quote = ""
+        quote, awaited = "", list(closers)
         while True:
             end = len(self._text)
             for found in marks.finditer(self._text, self._at):
@@ -207,15 +199,15 @@ class TextReader:
                 elif mark in ('"', "'"):
                     quote = "" if quote else mark
                 elif mark in _CLOSERS:
-                    closers += _CLOSERS[mark]
-                elif mark != closers[-1:]:
+                    awaited.append(_CLOSERS[mark])
+                elif [mark] != awaited[-1:]:
                     self._read_to(found.start(), give)
                     raise Malformed
-                elif closers := closers[:-1]:
-                    continue
                 else:
-                    self._read_to(found.end(), give)
-                    return
+                    awaited.pop()
+                    if not awaited:
+                        self._read_to(found.end(), give)
+                        return
             self._read_to(end, give)
             if self._ended:
                 raise Malformed
@@ -229,14 +221,14 @@ class TextReader:
 
     def _read_to(self, at: int, give: Give | None) -> None:
         self._at = at
-        if give is not None and at:
+        if give is not None and at > self._committed:
             give(self.commit())
 
 
-def _beginning(text: str, markers: Sequence[str]) -> int:
-    """Where the longest tail that one of `markers` begins with starts; the end if there is none."""
+def _beginning(text: str, start: int, markers: Sequence[str]) -> int:
+    """Where after `start` the longest tail that one of `markers` begins with starts, or the end."""
     longest = max(map(len, markers), default=1)
-    for at in range(max(0, len(text) - longest + 1), len(text)):
+    for at in range(max(start, len(text) - longest + 1), len(text)):
         if any(marker.startswith(text[at:]) for marker in markers):
             return at
     return len(text)

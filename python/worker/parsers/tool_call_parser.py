@@ -5,11 +5,10 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-from .deltas import CallDelta, TextDelta
+from .deltas import CallDelta, TextDelta, joined
 from .text_reader import Give, Malformed, Steps, TextReader, Words
 
 
@@ -97,7 +96,7 @@ class ToolCallParser(ABC):
     def _go_on(self) -> list[TextDelta | CallDelta]:
         next(self._steps, None)
         deltas, self._deltas = self._deltas, []
-        return deltas
+        return joined(deltas)
 
     def _read(self) -> Steps[None]:
         try:
@@ -122,9 +121,4 @@ class ToolCallParser(ABC):
             self._after_call = False
 
     def _argue(self, index: int, piece: str) -> None:
-        """Pieces of a call that come together are given together."""
-        last = self._deltas[-1] if self._deltas else None
-        if isinstance(last, CallDelta) and last.index == index:
-            self._deltas[-1] = replace(last, arguments=last.arguments + piece)
-        else:
-            self._deltas.append(CallDelta(index, piece))
+        self._deltas.append(CallDelta(index, piece))

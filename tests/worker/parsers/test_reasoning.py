@@ -52,11 +52,10 @@ def test_it_means_the_same_at_every_split(name: str, data: st.DataObject) -> Non
     cuts = data.draw(st.lists(st.integers(0, len(written)), max_size=8))
     cuts = [0, *sorted(cuts), len(written)]
     is_open = data.draw(st.booleans())
-    parser, answer = reasoning(name, is_open), Answer()
+    parser, deltas = reasoning(name, is_open), []
     for start, end in pairwise(cuts):
-        answer.add(parser.push(written[start:end]))
-    answer.add(parser.end())
-    assert answer == parse(reasoning(name, is_open), written)
+        deltas += parser.push(written[start:end])
+    assert Answer.of([*deltas, *parser.end()]) == parse(reasoning(name, is_open), written)
 
 
 @pytest.mark.parametrize(

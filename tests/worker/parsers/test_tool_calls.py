@@ -25,12 +25,11 @@ def known(answer: Answer) -> tuple[str, list[tuple[str, str]]]:
 
 
 def streamed(parser: ToolCallParser, pieces: list[str]) -> tuple[Answer, list[Delta]]:
-    answer, deltas = Answer(), []
+    deltas: list[Delta] = []
     for piece in pieces:
         deltas += parser.push(piece)
     deltas += parser.end()
-    answer.add(deltas)
-    return answer, deltas
+    return Answer.of(deltas), deltas
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.parser}:{sample.written}")

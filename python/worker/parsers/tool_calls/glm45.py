@@ -10,6 +10,7 @@ from .tagged_values import TaggedValueParser
 _BEGIN, _END = "<tool_call>", "</tool_call>"
 _KEY, _KEY_END, _VALUE, _VALUE_END = "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"
 _NAME = re.compile(r"[\w.-]+")
+_KEY_TEXT = re.compile(r"[^<>]+")
 
 
 class GLM45Parser(TaggedValueParser):
@@ -32,7 +33,8 @@ class GLM45Parser(TaggedValueParser):
         give = self.begin(name)
         is_first = True
         while True:
-            key = yield from reader.before(_KEY_END)
+            key = yield from reader.run(_KEY_TEXT)
+            yield from reader.expect(_KEY_END)
             yield from reader.spaces()
             yield from reader.expect(_VALUE)
             yield from self.argument(name, key, is_first, (_VALUE_END,), give)
