@@ -1,0 +1,52 @@
+"""Answers held to grammars on a GPU, with graphs and overlap, beside requests that are free."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from .agreement import NEAR_TIE_BFLOAT16, check_greedy
+from .smollm2 import GREEDY, engine
+
+jsonschema = pytest.importorskip("jsonschema")
+pytest.importorskip("xgrammar")
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "tags": {"type": "array", "items": {"enum": ["x", "yy"]}, "minItems": 1, "maxItems": 3},
+    },
+    "required": ["name", "age", "tags"],
+}
+REGEX = r"[a-f]{3,9}(the|in)?"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [{}, {"disable_overlap_schedule": True}, {"disable_cuda_graph": True}],
+    ids=["overlap", "in turn", "eager"],
+)
+def test_held_answers_obey_and_free_ones_stay_as_they_are(smollm2, prompts, reference, args):
+    held = {"temperature": 1.0, "max_new_tokens": 200}
+    sampling = [
+        GREEDY,
+        held | {"json_schema": json.dumps(SCHEMA)},
+        held | {"regex": REGEX},
+        held | {"json_schema": json.dumps(SCHEMA), "temperature": 0.0},
+    ]
+    asked = [prompt for prompt in prompts[:12] for _ in sampling]
+    with engine(smollm2, **args) as made:
+        answers = made.generate(input_ids=asked, sampling_params=sampling * len(prompts[:12]))
+    free, first, second, greedy = (answers[i::4] for i in range(4))
+    check_greedy(
+        reference, prompts[:12], [answer["output_ids"] for answer in free], NEAR_TIE_BFLOAT16
+    )
+    for answer in first + greedy:
+        assert answer["meta_info"]["finish_reason"]["type"] == "stop"
+        jsonschema.validate(json.loads(answer["text"]), SCHEMA)
+    for answer in second:
+        assert re.fullmatch(REGEX, answer["text"]), answer["text"]
