@@ -7,8 +7,10 @@ import re
 
 import pytest
 
+from radixfleet import Engine
+
 from .agreement import NEAR_TIE_BFLOAT16, check_greedy
-from .smollm2 import GREEDY, engine
+from .smollm2 import GREEDY
 
 jsonschema = pytest.importorskip("jsonschema")
 pytest.importorskip("xgrammar")
@@ -39,7 +41,8 @@ def test_held_answers_obey_and_free_ones_stay_as_they_are(smollm2, prompts, refe
         held | {"json_schema": json.dumps(SCHEMA), "temperature": 0.0},
     ]
     asked = [prompt for prompt in prompts[:12] for _ in sampling]
-    with engine(smollm2, **args) as made:
+    sizes = {"max_total_tokens": 16384, "cuda_graph_max_bs": 32}
+    with Engine(model_path=str(smollm2), device="cuda", dtype="bfloat16", **sizes, **args) as made:
         answers = made.generate(input_ids=asked, sampling_params=sampling * len(prompts[:12]))
     free, first, second, greedy = (answers[i::4] for i in range(4))
     check_greedy(
