@@ -95,6 +95,15 @@ async def test_an_answer_that_goes_on_knows_where_it_is(
     assert message.content == (text or "a</think>b")
 
 
+async def test_an_answer_that_keeps_to_a_grammar_has_no_reasoning(
+    start_worker: StartWorker,
+) -> None:
+    worker = await start_worker(reasoning_parser="deepseek-r1")
+    worker.scheduler.script = answer_with(worker.ids("{}"))
+    message = (await chat(worker, response_format={"type": "json_object"})).choices[0].message
+    assert (message.reasoning_content, message.content) == (None, "{}")
+
+
 async def test_separate_reasoning_needs_a_parser(start_worker: StartWorker) -> None:
     worker = await start_worker()
     with pytest.raises(openai.BadRequestError, match="--reasoning-parser") as caught:

@@ -275,6 +275,11 @@ def tool(**function: Any) -> list[Any]:
         ),
         ({"tools": [NOW, NOW]}, "'now' is there more than once", "tools"),
         ({"tools": [NOW] * 129}, "at most 128", "tools"),
+        (
+            {"response_format": {"type": "json_object"}},
+            "an answer that keeps to response_format cannot call them",
+            "tools",
+        ),
         ({"tool_choice": "required"}, "is not supported", "tool_choice"),
         (
             {"tool_choice": {"type": "function", "function": {"name": "now"}}},

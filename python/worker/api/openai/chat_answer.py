@@ -45,6 +45,13 @@ class AnswerForm:
                     '--tool-call-parser, or give tool_choice "none"',
                     "tools",
                 )
+            if body.grammar is not None:
+                (field,) = body.grammars
+                raise bad_request(
+                    f"tools: an answer that keeps to {field} cannot call them; leave one of the "
+                    'two out, or give tool_choice "none"',
+                    "tools",
+                )
             calls = TOOL_CALL_PARSERS[arguments.tool_call_parser]()
         if arguments.reasoning_parser is not None and body.separate_reasoning is not False:
             reasoning = REASONING_FORMATS[arguments.reasoning_parser]
@@ -82,6 +89,8 @@ class AnswerForm:
 
 
 def _begins_inside(reasoning: ReasoningFormat, body: ChatBody, prompt: str) -> bool:
+    if body.grammar is not None:  # which an answer keeps to from its first token on
+        return False
     if body.continue_final_message:
         begun = body.messages[-1].text or ""
         return begun.rfind(reasoning.start) > begun.rfind(reasoning.end)
