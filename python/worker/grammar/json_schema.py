@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from .base import GrammarError, shown
 from .formats import FORMATS
-from .pattern import string_rule
 
 Schema = dict[str, Any]
 
@@ -40,36 +39,28 @@ _REFUSED = (
 )
 
 
-@dataclass(frozen=True)
-class CanonicalSchema:
-    """A JSON schema in few words. The `pattern` of a string names one of `strings`, which say in
-    EBNF what is between the quotes.
-    """
-
-    text: str
-    strings: dict[str, str]
+# Writes a string's `pattern`, and how many characters it has at least and at most, as the backend
+# is to have it.
+WritePattern = Callable[[str, int, int | None], str]
 
 
-def canonical_schema(text: str) -> CanonicalSchema:
-    """The JSON schema in `text`. Raises GrammarError."""
+def canonical_schema(text: str, write_pattern: WritePattern) -> str:
+    """The JSON schema in `text`, in few words. Raises GrammarError."""
     try:
         root = json.loads(text)
     except ValueError as error:
         raise GrammarError(f"it is not JSON: {error}") from error
-    canonical = _Canonical(root)
-    document = canonical.document()
-    strings = {name: rule for rule, name in canonical.strings.items()}
-    return CanonicalSchema(json.dumps(document, ensure_ascii=False), strings)
+    return json.dumps(_Canonical(root, write_pattern).document(), ensure_ascii=False)
 
 
 class _Canonical:
     """Writes one document anew; each place that a `$ref` names becomes an entry of `$defs`."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, write_pattern: WritePattern) -> None:
         self._root = root
+        self._write_pattern = write_pattern
         self._names: dict[str, str] = {}
         self._definitions: dict[str, Any] = {}
-        self.strings: dict[str, str] = {}  # the names of rules
 
     def document(self) -> Any:
         document = self._schema(self._root)
@@ -213,10 +204,7 @@ class _Canonical:
             pattern = r"[^\0]*"
         if not isinstance(pattern, str):
             raise GrammarError(f"pattern must be a string, not {shown(pattern)}")
-        return {"type": "string", "pattern": self._named(string_rule(pattern, least, most))}
-
-    def _named(self, rule: str) -> str:
-        return self.strings.setdefault(rule, f"string{len(self.strings)}")
+        return {"type": "string", "pattern": self._write_pattern(pattern, least, most)}
 
     def _array(self, given: Schema) -> Schema:
         written: Schema = {"type": "array"}
@@ -256,10 +244,9 @@ class _Canonical:
         if required:
             written["required"] = required
         is_open = others not in (None, False) or not (properties or patterns)
-        if others is not None:
-            written["additionalProperties"] = (
-                others if isinstance(others, bool) else self._schema(others)
-            )
+        if not isinstance(others, bool | None):
+            others = self._schema(others)
+        written["additionalProperties"] = is_open if others is None else others
         for key in ("minProperties", "maxProperties"):
             if key in given:
                 written[key] = _count(key, given[key])
@@ -271,7 +258,7 @@ class _Canonical:
         if len(patterns) > 1 or others not in (None, False):
             raise GrammarError("patternProperties is supported for one pattern alone")
         ((pattern, schema),) = patterns.items()
-        names = self._named(string_rule(pattern))
+        names = self._write_pattern(pattern, 0, None)
         if any(re.search(pattern, name) for name in properties):
             raise GrammarError("patternProperties that match one of the properties")
         return {names: self._schema(schema)}

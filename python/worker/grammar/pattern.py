@@ -51,7 +51,15 @@ def string_rule(pattern: str, least: int = 0, most: int | None = None) -> str:
     """In EBNF, the inside of a JSON string, escapes and all, whose text `pattern` matches as a
     whole, and which has from `least` to `most` characters. Raises GrammarError.
     """
-    writer = _Writer(_json_class, empty='""')
+    return _bounded(_Writer(_json_class, empty='""'), pattern, least, most)
+
+
+def bounded_pattern(pattern: str, least: int, most: int | None) -> str:
+    """The same for backends that write the escapes themselves, anchored."""
+    return f"^({_bounded(_Writer(_unescaped_class, empty=''), pattern, least, most)})$"
+
+
+def _bounded(writer: _Writer, pattern: str, least: int, most: int | None) -> str:
     parsed = _parsed(pattern)
     items = [item for item in parsed if item[0] is not sre.AT]
     if len(items) == 1 and items[0][0] in (sre.MAX_REPEAT, sre.MIN_REPEAT):
@@ -197,6 +205,11 @@ def _plain_class(ranges: _Ranges) -> str:
     if not common:
         raise GrammarError("a class in a regular expression is empty")
     return r"\^" if common == [(_CARET, _CARET)] else _class(common)
+
+
+def _unescaped_class(ranges: _Ranges) -> str:
+    """As `_json_class` does it."""
+    return _plain_class(_common(ranges, _JSON_PLAIN) or ranges)
 
 
 def _json_class(ranges: _Ranges) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .base import GrammarBackend, Vocabulary
 
 # The class of each, by `--grammar-backend`.
-_BACKENDS = {"xgrammar": ("xgrammar", "XGrammar")}
+_BACKENDS = {"xgrammar": ("xgrammar", "XGrammar"), "llguidance": ("llguidance", "LLGuidance")}
 
 
 def grammar_backend(name: str, vocabulary: Vocabulary) -> GrammarBackend:

@@ -10,7 +10,7 @@ import xgrammar
 from ..messages import GrammarSpec
 from .base import CompiledGrammar, GrammarBackend, GrammarError, GrammarMatcher, Vocabulary
 from .json_schema import canonical_schema
-from .pattern import canonical_pattern
+from .pattern import canonical_pattern, string_rule
 
 
 class XGrammar(GrammarBackend):
@@ -55,9 +55,15 @@ def _schema_grammar(text: str) -> str:
     The library's masks for patterns take milliseconds where a length is bounded, as the quote that
     ends the string is no part of their rules. So our own rules are put between the quotes.
     """
-    schema = canonical_schema(text)
-    grammar = str(xgrammar.Grammar.from_json_schema(schema.text, any_whitespace=False))
-    rules = {rule: schema.strings[name] for rule, name in _STRING_RULE.findall(grammar)}
+    names: dict[str, str] = {}  # of our own rules, in place of patterns
+
+    def name_of(pattern: str, least: int, most: int | None) -> str:
+        return names.setdefault(string_rule(pattern, least, most), f"string{len(names)}")
+
+    schema = canonical_schema(text, name_of)
+    grammar = str(xgrammar.Grammar.from_json_schema(schema, any_whitespace=False))
+    own = {name: rule for rule, name in names.items()}
+    rules = {rule: own[name] for rule, name in _STRING_RULE.findall(grammar)}
     grammar = _STRING_RULE.sub("", grammar)
     return re.sub(r'"\\"" (\w+) "\\""', lambda found: _quoted(found, rules), grammar)
 

@@ -110,6 +110,14 @@ def test_answers_are_what_the_grammars_allow(model, tokenizer, engine, overlap, 
         assert other.scheduler.counters.retractions > 0
 
 
+def test_other_backends_do_the_same(model, tokenizer):
+    other = Engine(model, random_seed=1, grammar_backend="llguidance")
+    added = add_all(other, 2)
+    other.run()
+    other.scheduler.grammars.close()
+    check_all(other, tokenizer, added)
+
+
 def test_free_requests_are_not_touched(model, engine):
     alone, mixed = Engine(model), Engine(model)
     mixed.scheduler.grammars = engine.scheduler.grammars

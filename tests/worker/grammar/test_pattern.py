@@ -40,9 +40,9 @@ PATTERNS = (
 )
 
 
-@pytest.fixture(scope="module")
-def backend():
-    return grammar_backend("xgrammar", BYTES)
+@pytest.fixture(scope="module", params=["xgrammar", "llguidance"])
+def backend(request):
+    return grammar_backend(request.param, BYTES)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -1,0 +1,108 @@
+"""llguidance: derivatives of regular expressions under an Earley parser; masks as they come."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import llguidance
+import numpy as np
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from ..messages import GrammarSpec
+from .base import CompiledGrammar, GrammarBackend, GrammarError, GrammarMatcher, Vocabulary
+from .json_schema import canonical_schema
+from .pattern import bounded_pattern, canonical_pattern
+
+# JSON as `json.dumps` writes it.
+_JSON_OPTIONS: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+
+
+class LLGuidance(GrammarBackend):
+    """The library's stop token is one behind the vocabulary: when a text may end is asked apart.
+
+    What is compiled is the library's own form of a grammar, which it has checked; the rest it does
+    as texts need it, within limits of its own.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    @cached_property
+    def _tokenizer(self) -> llguidance.LLTokenizer:
+        return llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Tokens(self._vocabulary)))
+
+    def compile(self, spec: GrammarSpec) -> bytes:
+        try:
+            match spec.kind:
+                case "json_schema":
+                    grammar = llguidance.LLMatcher.grammar_from_json_schema(
+                        canonical_schema(spec.text, bounded_pattern), overrides=_JSON_OPTIONS
+                    )
+                case "regex":
+                    pattern = canonical_pattern(spec.text)
+                    grammar = llguidance.LLMatcher.grammar_from_regex(pattern)
+                case "ebnf":
+                    grammar = llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(spec.text))
+        except (GrammarError, RecursionError):
+            raise
+        except Exception as error:  # the converter's are of many kinds
+            raise GrammarError(_line(str(error))) from error
+        reason = llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer)
+        if reason:
+            raise GrammarError(_line(reason))
+        return grammar.encode()
+
+    def load(self, compiled: bytes) -> CompiledGrammar:
+        return _Compiled(self._tokenizer, compiled.decode())
+
+
+def _line(reason: str) -> str:
+    return reason.strip().split("\n", 1)[0]
+
+
+class _Tokens:
+    """The vocabulary as the library wants it: special tokens have bytes that begin with 0xFF."""
+
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        tokens = vocabulary.tokens
+        self.eos_token_id = len(tokens)
+        self.special_token_ids = [i for i, text in enumerate(tokens) if not text]
+        self.special_token_ids.append(self.eos_token_id)
+        self.tokens = [*(text or b"\xff<%d>" % i for i, text in enumerate(tokens)), b"\xff<end>"]
+        self._ids = {text: i for i, text in enumerate(tokens) if text}
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """Tokens of single bytes: nothing depends on how the library's own texts are cut."""
+        data = text.encode() if isinstance(text, str) else text
+        return [self._ids[byte] for i in range(len(data)) if (byte := data[i : i + 1]) in self._ids]
+
+
+class _Compiled(CompiledGrammar):
+    def __init__(self, tokenizer: llguidance.LLTokenizer, grammar: str) -> None:
+        self._matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
+
+    def matcher(self) -> GrammarMatcher:
+        return _Matcher(self._matcher.deep_copy())
+
+
+class _Matcher(GrammarMatcher):
+    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+        self._matcher = matcher
+
+    def accept(self, token: int) -> bool:
+        return self._matcher.consume_token(token)
+
+    def fill_mask(self, mask: np.ndarray) -> None:
+        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.int32)
+        mask[:] = words[: len(mask)]
+
+    @property
+    def is_complete(self) -> bool:
+        return self._matcher.is_accepting()
