@@ -13,6 +13,8 @@ import torch
 from .upload import upload
 
 _FOREVER = 2**31 - 1
+# A logit divided by less may be more than float32 holds.
+_LOWEST_REPETITION = 1e-30
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class PenaltyTable:
         vocab_size = self.seen.shape[1]  # a stop token may be one that the model does not have
         changes = [change for change in penalties.changes if change[0] < vocab_size]
         self._widen(len(changes))
-        factors = (penalties.frequency, penalties.presence, penalties.repetition)
+        repetition = max(penalties.repetition, _LOWEST_REPETITION)
+        factors = (penalties.frequency, penalties.presence, repetition)
         self.factors[slot] = self._upload(factors, torch.float32)
         padded = changes + [(0, 0.0, 0)] * (self.tokens.shape[1] - len(changes))
         tokens, values, until = zip(*padded, strict=True) if padded else ((), (), ())

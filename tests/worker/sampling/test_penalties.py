@@ -49,6 +49,13 @@ def test_repetition_looks_at_the_prompt_too_and_at_signs(logits):
     torch.testing.assert_close(changed, expected)
 
 
+def test_the_smallest_repetition_penalty_keeps_numbers_finite(logits):
+    logits[3] = 0.0
+    changed = apply(Penalties(ids(0, 3, 10), ids(), repetition=1e-300), logits)
+    assert changed.isfinite().all()
+    assert changed.argmax() == 10
+
+
 def test_bias_is_added_for_ever_and_stops_are_forbidden_for_a_while(logits):
     wanted = Penalties(ids(3), ids(), bias=((4, 5.0), (5, -100.0)), min_new_tokens=2, stops=(7, 8))
     expected = logits.clone()
