@@ -5,34 +5,20 @@ from __future__ import annotations
 import re
 
 from ..text_reader import Steps
-from ..tool_call_parser import ToolCallParser
+from .section import SectionParser
 
 _SECTION, _SECTION_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL, _SEPARATOR, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 _NAME = re.compile(r"[\w.-]+")
 
 
-class DeepSeekV31Parser(ToolCallParser):
+class DeepSeekV31Parser(SectionParser):
     """A name, and its arguments."""
 
+    section = (_SECTION, _SECTION_END)
+    call_tokens = (_CALL, _CALL_END)
     markers = (_SECTION,)
     special_tokens = (_SECTION, _CALL, _SEPARATOR, _CALL_END, _SECTION_END)
-
-    def calls(self) -> Steps[None]:
-        """Read a section."""
-        reader = self.reader
-        yield from reader.expect(_SECTION)
-        yield from reader.spaces()
-        yield from reader.expect(_CALL)
-        while True:
-            yield from self.call()
-            yield from reader.spaces()
-            yield from reader.take(_CALL_END)
-            reader.commit()
-            yield from reader.spaces()
-            if not (yield from reader.take(_CALL)):
-                yield from reader.take(_SECTION_END)
-                return
 
     def call(self) -> Steps[None]:
         """Read what stands between the tokens of a call."""

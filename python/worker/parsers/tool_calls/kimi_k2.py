@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..text_reader import Malformed, Steps
-from ..tool_call_parser import ToolCallParser
+from .section import SectionParser
 
 _SECTION, _SECTION_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 _CALL, _CALL_END = "<|tool_call_begin|>", "<|tool_call_end|>"
@@ -14,27 +14,16 @@ _ID_CHARACTERS = re.compile(r"[\w.:-]+")
 _ID = re.compile(r"(?:functions\.)?(?P<name>[\w.-]+):\d+")
 
 
-class KimiK2Parser(ToolCallParser):
+class KimiK2Parser(SectionParser):
     """The ids, such as functions.search:0, are kept: the template gives them to the model again."""
 
+    section = (_SECTION, _SECTION_END)
+    call_tokens = (_CALL, _CALL_END)
     markers = (_SECTION,)
     special_tokens = (_SECTION, _CALL, _ARGUMENTS, _CALL_END, _SECTION_END)
 
-    def calls(self) -> Steps[None]:
-        """Read a section."""
-        reader = self.reader
-        yield from reader.expect(_SECTION)
-        yield from reader.spaces()
-        yield from reader.expect(_CALL)
-        while True:
-            yield from self._call()
-            reader.commit()
-            yield from reader.spaces()
-            if not (yield from reader.take(_CALL)):
-                yield from reader.take(_SECTION_END)
-                return
-
-    def _call(self) -> Steps[None]:
+    def call(self) -> Steps[None]:
+        """Read what stands between the tokens of a call."""
         reader = self.reader
         yield from reader.spaces()
         call_id = yield from reader.run(_ID_CHARACTERS)
@@ -45,5 +34,3 @@ class KimiK2Parser(ToolCallParser):
         yield from reader.expect(_ARGUMENTS)
         yield from reader.spaces()
         yield from self.arguments(known["name"], call_id)
-        yield from reader.spaces()
-        yield from reader.take(_CALL_END)
