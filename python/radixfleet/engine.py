@@ -250,8 +250,11 @@ class Engine(ControlledEngine):
         return_hidden_states: bool,
     ) -> list[TextOutput]:
         """The answers to be, those to a prompt in a row; everything is checked here."""
-        given = one_each("sampling_params", sampling_params, None, len(prompts))
-        options = [SamplingOptions.of(each) for each in given]
+        if isinstance(sampling_params, list):
+            given = [SamplingOptions.of(each) for each in sampling_params]
+        else:
+            given = SamplingOptions.of(sampling_params)  # once for all
+        options: list[SamplingOptions] = one_each("sampling_params", given, None, len(prompts))
         if not any(processors) and any(option.custom_params for option in options):
             raise ValueError("custom_params mean nothing without a custom_logit_processor")
         token_bytes = self.tokenizer.token_bytes if self.tokenizer else None
@@ -344,8 +347,8 @@ class Engine(ControlledEngine):
                 if not inbox:
                     self._deliver(self.scheduler.step())
                 found |= {embedding.rid: embedding for embedding in inbox}
+                failure = next((each.failure for each in inbox if each.failure), None)
                 inbox.clear()
-                failure = next((e.failure for e in found.values() if e.failure), None)
                 if failure is not None:
                     kind = ValueError if failure.status < 500 else RuntimeError
                     raise kind(failure.message)

@@ -56,9 +56,11 @@ class Step:
     def requests(self) -> list[Request]:
         return self.decodes + [chunk.request for chunk in self.prefills]
 
-    @property
+    @cached_property
     def sampled(self) -> list[Request]:
-        """The requests that get a token from this step, in the order of its logits."""
+        """The requests that get a token from this step, in the order of its logits; to be asked for
+        before the step has been accounted for.
+        """
         return self.decodes + [chunk.request for chunk in self.prefills if chunk.gives_token]
 
     @property
