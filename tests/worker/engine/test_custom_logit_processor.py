@@ -10,7 +10,7 @@ import torch
 from radixfleet import CustomLogitProcessor
 from worker.messages import LogprobOptions, SamplingParams
 
-from ..checkpoints import VOCAB_SIZE, hf_logits, hf_reference, make_checkpoint
+from ..checkpoints import hf_logits, hf_reference
 from .harness import Engine
 
 MODES = {
@@ -32,18 +32,6 @@ class Countdown(CustomLogitProcessor):
             if params["next"] != params.get("empty_at"):
                 logits[row, params["next"]] = 0.0
         return logits
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("llama3"), "llama3")
-
-
-@pytest.fixture(scope="module")
-def prompts() -> list[list[int]]:
-    generator = torch.Generator().manual_seed(5)
-    lengths = (5, 17, 30, 9)
-    return [torch.randint(3, VOCAB_SIZE, (n,), generator=generator).tolist() for n in lengths]
 
 
 def make_engine(model, *, overlap: bool, **args) -> Engine:

@@ -7,23 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ..checkpoints import VOCAB_SIZE, hf_reference, make_checkpoint
+from ..checkpoints import hf_reference
 from .harness import Engine
 
 REPETITION = 1.4
 LEAST = 20
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("llama3"), "llama3")
-
-
-@pytest.fixture(scope="module")
-def prompts() -> list[list[int]]:
-    generator = torch.Generator().manual_seed(5)
-    lengths = (5, 17, 30, 9)
-    return [torch.randint(3, VOCAB_SIZE, (n,), generator=generator).tolist() for n in lengths]
 
 
 @pytest.fixture(scope="module")
