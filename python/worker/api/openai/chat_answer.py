@@ -15,7 +15,7 @@ from ...tokenization.text_output import TextOutput
 from ..errors import bad_request
 from ..service import WorkerService
 from .tool_types import schemas
-from .types import ChatBody
+from .types import AnswerBody
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AnswerForm:
     hold_reasoning: bool
 
     @classmethod
-    def of(cls, service: WorkerService, body: ChatBody, prompt: str) -> AnswerForm:
+    def of(cls, service: WorkerService, body: AnswerBody, prompt: str) -> AnswerForm:
         """Raises ApiError 400 where the worker was not told how its model writes what is wanted."""
         arguments = service.server_args
         calls = reasoning = None
@@ -88,11 +88,11 @@ class AnswerForm:
         return AnswerParser(reasoning, calls, hold_reasoning=self.hold_reasoning)
 
 
-def _begins_inside(reasoning: ReasoningFormat, body: ChatBody, prompt: str) -> bool:
+def _begins_inside(reasoning: ReasoningFormat, body: AnswerBody, prompt: str) -> bool:
     if body.grammar is not None:  # which an answer keeps to from its first token on
         return False
-    if body.continue_final_message:
-        begun = body.messages[-1].text or ""
+    begun = body.begun_answer
+    if begun is not None:
         return begun.rfind(reasoning.start) > begun.rfind(reasoning.end)
     return reasoning.is_open_after(prompt)
 

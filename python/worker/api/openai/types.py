@@ -128,6 +128,36 @@ class TextBody(PenaltyFields, GrammarFields, ABC):
         )
 
 
+class ToolFields(RequestModel, ABC):
+    """What conversations say of the tools that their answers may call."""
+
+    tool_choice: Annotated[Any, only(None, "none", "auto")] = None
+    parallel_tool_calls: bool | None = True
+
+    @property
+    @abstractmethod
+    def known_tools(self) -> Sequence[ToolDefinition]:
+        """All that are given."""
+
+    @property
+    def tools_to_call(self) -> Sequence[ToolDefinition]:
+        """Those that the model is told of."""
+        return () if self.tool_choice == "none" else self.known_tools
+
+
+class AnswerBody(ToolFields, TextBody):
+    """What conversations take whose answers are text, reasoning and calls of tools."""
+
+    # SGLang's additions: whether the reasoning is apart from the text, and comes as it is written.
+    separate_reasoning: bool | None = None
+    stream_reasoning: bool | None = True
+
+    @property
+    def begun_answer(self) -> str | None:
+        """The beginning of the answer, where it is given."""
+        return None
+
+
 class CommonBody(TextBody):
     """What both kinds of completions take."""
 
@@ -288,7 +318,7 @@ class ChatMessage(RequestModel):
         return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
 
 
-class ChatBody(CommonBody):
+class ChatBody(AnswerBody, CommonBody):
     """The body of POST /v1/chat/completions. Without a limit the answer may fill the context."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -308,17 +338,12 @@ class ChatBody(CommonBody):
     logprobs: bool | None = False
     top_logprobs: TopCount | None = None
     tools: Tools | None = None
-    tool_choice: Annotated[Any, only(None, "none", "auto")] = None
-    parallel_tool_calls: bool | None = True
     functions: Annotated[Any, only(None, [])] = None
     function_call: Annotated[Any, only(None, "none")] = None
     modalities: Annotated[Any, only(None, ["text"])] = None
     audio: Annotated[Any, only(None)] = None
     prediction: Annotated[Any, only(None)] = None
     reasoning_effort: ReasoningEffort | None = None
-    # SGLang's additions: whether the reasoning is apart from the text, and comes as it is written.
-    separate_reasoning: bool | None = None
-    stream_reasoning: bool | None = True
     verbosity: Annotated[Any, only(None)] = None
     web_search_options: Annotated[Any, only(None)] = None
 
@@ -330,9 +355,13 @@ class ChatBody(CommonBody):
         return value
 
     @property
-    def tools_to_call(self) -> Sequence[ToolDefinition]:
-        """Those that the model is told of."""
-        return () if self.tool_choice == "none" else self.tools or ()
+    def known_tools(self) -> Sequence[ToolDefinition]:
+        return self.tools or ()
+
+    @property
+    def begun_answer(self) -> str | None:
+        """The last message, where the answer goes on with it."""
+        return self.messages[-1].text or "" if self.continue_final_message else None
 
     @property
     def logprob_options(self) -> LogprobOptions | None:
