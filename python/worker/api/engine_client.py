@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -313,7 +314,8 @@ class EngineClient:
 
     def _send(self, message: ToScheduler) -> None:
         if self._failure is None:
-            self._requests.send(self._encoder.encode(message), zmq.NOBLOCK)
+            with contextlib.suppress(zmq.Again):  # the scheduler has just died: `fail` is next
+                self._requests.send(self._encoder.encode(message), zmq.NOBLOCK)
 
 
 def given_up(reason: FinishReason) -> ApiError:

@@ -12,6 +12,7 @@ import zmq
 import zmq.asyncio
 
 from worker.api.engine_client import EngineClient
+from worker.api.errors import ApiError
 from worker.messages import (
     Embedding,
     Embeddings,
@@ -109,3 +110,21 @@ async def test_a_text_gets_no_vector_of_an_aborted_one_with_its_id(
     await scheduler.send(Embeddings([Embedding("again", b"new!")]))
     (answer,) = await embedding
     assert answer.values == b"new!"
+
+
+async def test_what_is_asked_of_a_scheduler_that_has_died_fails_with_the_engine() -> None:
+    context = zmq.asyncio.Context()
+    requests, outputs = zmq.Context(context).socket(zmq.PUSH), context.socket(zmq.PULL)
+    requests.bind("inproc://requests")  # and nobody is connected any more
+    client = EngineClient(requests, outputs)
+    stream = client.open([GenerateRequest("first", [3], SamplingParams(max_new_tokens=8), 1)])
+    answer = asyncio.ensure_future(client.embed([EmbedRequest("second", [3])]))
+    await asyncio.sleep(0)
+    client.fail("The engine is gone")
+    with pytest.raises(ApiError, match="The engine is gone"):
+        await stream.chunks()
+    with pytest.raises(ApiError, match="The engine is gone"):
+        await answer
+    requests.close(linger=0)
+    outputs.close(linger=0)
+    context.term()
