@@ -55,6 +55,16 @@ class GrammarMatcher(ABC):
     def is_complete(self) -> bool:
         """Whether the text may end here."""
 
+    def forced_text(self) -> bytes:
+        """What comes next for certain, maybe up to the middle of a character; nothing where there
+        is a choice, or the text may end, or the backend cannot tell.
+        """
+        return b""
+
+    def rollback(self, count: int) -> None:
+        """Take back the last `count` tokens that were accepted; for backends with forced texts."""
+        raise NotImplementedError
+
 
 class CompiledGrammar(ABC):
     """A grammar for the backend's vocabulary; any number of texts can follow it."""

@@ -106,3 +106,9 @@ class _Matcher(GrammarMatcher):
     @property
     def is_complete(self) -> bool:
         return self._matcher.is_accepting()
+
+    def forced_text(self) -> bytes:
+        return self._matcher.compute_ff_bytes()
+
+    def rollback(self, count: int) -> None:
+        self._matcher.rollback(count)

@@ -106,3 +106,12 @@ class _Matcher(GrammarMatcher):
     @property
     def is_complete(self) -> bool:
         return self._matcher.is_completed()
+
+    def forced_text(self) -> bytes:
+        try:
+            return self._matcher.find_jump_forward_string().encode()
+        except UnicodeDecodeError as error:  # of a text that ends inside a character
+            return error.object
+
+    def rollback(self, count: int) -> None:
+        self._matcher.rollback(count)
