@@ -367,7 +367,7 @@ class ServerArgs:
         RUNTIME,
         "xgrammar",
         "Library for JSON schemas, regular expressions and grammars that answers are held to.",
-        choices=("xgrammar", "llguidance"),
+        choices=("xgrammar", "llguidance", "outlines"),
     )
     enable_custom_logit_processor: bool = _option(
         RUNTIME,

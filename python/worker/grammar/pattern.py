@@ -59,6 +59,21 @@ def bounded_pattern(pattern: str, least: int, most: int | None) -> str:
     return f"^({_bounded(_Writer(_unescaped_class, empty=''), pattern, least, most)})$"
 
 
+def json_pattern(pattern: str, least: int, most: int | None) -> str:
+    """The same as a regular expression with the escapes."""
+    return _bounded(_Writer(_json_regex_class, empty=""), pattern, least, most)
+
+
+def plain_characters(without: Iterable[str] = ()) -> str:
+    """The characters that stand for themselves in a JSON string, but some."""
+    return _class(_common(_JSON_PLAIN, _without((ord(each), ord(each)) for each in without)))
+
+
+def literal(text: str) -> str:
+    """What matches `text` alone."""
+    return "".join(map(_escaped, map(ord, text)))
+
+
 def _bounded(writer: _Writer, pattern: str, least: int, most: int | None) -> str:
     parsed = _parsed(pattern)
     items = [item for item in parsed if item[0] is not sre.AT]
@@ -221,7 +236,12 @@ def _json_class(ranges: _Ranges) -> str:
     escapes = [e for c, e in _JSON_ESCAPES.items() if any(a <= c <= b for a, b in ranges)]
     if not escapes:
         raise GrammarError("a class in a regular expression matches nothing that JSON can say")
-    return _class([(0x5C, 0x5C)]) + _class([(ord(escape), ord(escape)) for escape in escapes])
+    return f"({_class([(0x5C, 0x5C)])}{_class([(ord(escape), ord(escape)) for escape in escapes])})"
+
+
+def _json_regex_class(ranges: _Ranges) -> str:
+    written = _json_class(ranges)
+    return r"\^" if written == '"^"' else written
 
 
 def _class(ranges: _Ranges) -> str:

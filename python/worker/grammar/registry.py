@@ -8,7 +8,11 @@ from collections.abc import Callable
 from .base import GrammarBackend, Vocabulary
 
 # The class of each, by `--grammar-backend`.
-_BACKENDS = {"xgrammar": ("xgrammar", "XGrammar"), "llguidance": ("llguidance", "LLGuidance")}
+_BACKENDS = {
+    "xgrammar": ("xgrammar", "XGrammar"),
+    "llguidance": ("llguidance", "LLGuidance"),
+    "outlines": ("outlines", "Outlines"),
+}
 
 
 def grammar_backend(name: str, vocabulary: Vocabulary) -> GrammarBackend:

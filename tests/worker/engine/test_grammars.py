@@ -110,11 +110,17 @@ def test_answers_are_what_the_grammars_allow(model, tokenizer, engine, overlap, 
         assert other.scheduler.counters.retractions > 0
 
 
-def test_other_backends_do_the_same(model, tokenizer):
-    other = Engine(model, random_seed=1, grammar_backend="llguidance")
+@pytest.mark.parametrize("backend", ["llguidance", "outlines"])
+def test_other_backends_do_the_same(model, tokenizer, backend):
+    other = Engine(model, random_seed=1, grammar_backend=backend)
     added = add_all(other, 2)
     other.run()
     other.scheduler.grammars.close()
+    if backend == "outlines":  # which has no grammars
+        for rid in [rid for rid, spec in added.items() if spec.kind == "ebnf"]:
+            finish = other.finish[rid]
+            del added[rid]
+            assert (finish.status, "xgrammar" in finish.message) == (400, True)
     check_all(other, tokenizer, added)
 
 

@@ -12,7 +12,7 @@ from worker.messages import FinishReason, GrammarSpec
 from .walk import BYTES, STOP, allowed
 
 
-@pytest.fixture(scope="module", params=["xgrammar", "llguidance"])
+@pytest.fixture(scope="module", params=["xgrammar", "llguidance", "outlines"])
 def backend(request):
     return grammar_backend(request.param, BYTES)
 
@@ -78,6 +78,7 @@ def test_a_token_that_is_not_allowed_ends_the_answer_as_a_failure(backend):
     assert constraint.mask.all()  # there must be something to draw
 
 
+@pytest.mark.parametrize("backend", ["xgrammar", "llguidance"], indirect=True)
 def test_a_dead_end_is_the_grammars_fault(backend):
     grammar = backend.load(backend.compile(GrammarSpec("ebnf", 'root ::= "a" root')))
     assert Constraint(grammar, BYTES, ()).finish is None
@@ -87,6 +88,7 @@ def test_a_dead_end_is_the_grammars_fault(backend):
     assert finish.status == 400
 
 
+@pytest.mark.parametrize("backend", ["xgrammar", "llguidance"], indirect=True)
 @pytest.mark.parametrize(
     ("ebnf", "reason"),
     [("root ::= (", "(?i)expect"), ('r ::= "a"', "root"), ("root ::= x", "(\"x\"|'x') (is )?not")],

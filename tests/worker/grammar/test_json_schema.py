@@ -79,6 +79,7 @@ SCHEMAS: dict[str, Any] = {
     "pattern": {"type": "string", "pattern": '^[^a-f"]{1,4}@\\w\\.(com|org)$'},
     "any character": {"type": "string", "pattern": "^..$"},
     "quotes": {"type": "string", "pattern": '^"\\\\\n\\^[!^]$'},
+    "escapes that repeat": {"type": "string", "pattern": '^\n{2}[\\n"]{2,3}x$'},
     "pattern and length": {"type": "string", "pattern": "^[a-z]*$", "minLength": 2, "maxLength": 5},
     "no letter": {"type": "string", "pattern": "^\\W\\D\\S$"},
     "range": {"type": "integer", "minimum": -3, "exclusiveMaximum": 12},
@@ -119,7 +120,15 @@ SCHEMAS: dict[str, Any] = {
 
 
 # What a backend refuses, too.
-REFUSED = {"xgrammar": {}, "llguidance": {"names": "propertyNames", "count of properties": "min"}}
+REFUSED = {
+    "xgrammar": {},
+    "llguidance": {"names": "propertyNames", "count of properties": "min"},
+    "outlines": {
+        "count of properties": "min",
+        "multiples": "multipleOf",
+        "recursion": "back to itself",
+    },
+}
 
 
 @pytest.fixture(scope="module", params=REFUSED)

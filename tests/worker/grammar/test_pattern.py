@@ -40,7 +40,7 @@ PATTERNS = (
 )
 
 
-@pytest.fixture(scope="module", params=["xgrammar", "llguidance"])
+@pytest.fixture(scope="module", params=["xgrammar", "llguidance", "outlines"])
 def backend(request):
     return grammar_backend(request.param, BYTES)
 
@@ -53,6 +53,13 @@ def test_what_comes_out_matches(backend, pattern):
     assert len(texts) > 20
     for text in texts:
         assert re.fullmatch(pattern, text.decode()), text
+
+
+def test_an_alternative_does_not_hide_longer_ones(backend):
+    grammar = backend.load(backend.compile(GrammarSpec("regex", "a|ab|abc|(x|xy)?")))
+    rng = random.Random(0)
+    texts = {"a", "ab", "abc", "x", "xy", ""}
+    assert {random_text(grammar, rng) for _ in range(400)} == {text.encode() for text in texts}
 
 
 @pytest.mark.parametrize(
