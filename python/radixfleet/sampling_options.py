@@ -23,7 +23,8 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
 
     `max_new_tokens` None means as many as fit; 0 computes the prompt alone. `top_k` -1 means
     all tokens. `logit_bias` maps token ids to what is added to their logits. `n` is how many
-    answers to make to each prompt. `json_schema` is JSON; the rule `root` of `ebnf` is the answer.
+    answers to make to each prompt. `json_schema` and `structural_tag` are JSON; the rule `root` of
+    `ebnf` is the answer.
     `custom_params` are for a custom logit processor: what msgpack can hold.
     """
 
@@ -45,6 +46,7 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     json_schema: str | None = None
     regex: str | None = None
     ebnf: str | None = None
+    structural_tag: str | None = None
     n: Annotated[int, Meta(ge=1, le=128)] = 1
     custom_params: dict[str, Any] | None = None
 
@@ -73,7 +75,7 @@ class SamplingOptions(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def grammars(self) -> list[GrammarSpec]:
         """What the answer is held to: one at most."""
-        return GrammarSpec.among(self.json_schema, self.regex, self.ebnf)
+        return GrammarSpec.among(self.json_schema, self.regex, self.ebnf, self.structural_tag)
 
     @property
     def named_tokens(self) -> list[int]:

@@ -14,22 +14,28 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
-    """What an answer is held to: a JSON schema, a regular expression for the whole of it, or a
-    grammar in EBNF with the rule `root`.
+    """What an answer is held to: a JSON schema, a regular expression for the whole of it, a
+    grammar in EBNF with the rule `root`, or a structural tag, as JSON: its `structures` (objects of
+    `begin`, `schema` and `end`), its `triggers`, and if set `at_least_one` and `stop_after_first`.
     """
 
-    kind: Literal["json_schema", "regex", "ebnf"]
+    kind: Literal["json_schema", "regex", "ebnf", "structural_tag"]
     text: str
 
     @classmethod
     def among(
-        cls, json_schema: str | None, regex: str | None, ebnf: str | None
+        cls,
+        json_schema: str | None,
+        regex: str | None,
+        ebnf: str | None,
+        structural_tag: str | None,
     ) -> list[GrammarSpec]:
         """Those that are given."""
         given = (
             json_schema is not None and cls("json_schema", json_schema),
             regex is not None and cls("regex", regex),
             ebnf is not None and cls("ebnf", ebnf),
+            structural_tag is not None and cls("structural_tag", structural_tag),
         )
         return [spec for spec in given if spec]
 

@@ -15,6 +15,10 @@ SAMPLES = [
     {"top_k": 3, "min_p": 0.5, "top_p": 1, "stop": "a", "stop_token_ids": [4]},
     {"regex": "a|b"},
     {"json_schema": "{}", "ebnf": None},
+    {
+        "structural_tag": '{"type": "structural_tag", "triggers": ["<"], '
+        '"structures": [{"begin": "<", "schema": {}, "end": ">"}]}'
+    },
     {"stop": ["a", "b"], "ignore_eos": True, "skip_special_tokens": False},
 ]
 WRONG = [
@@ -28,6 +32,7 @@ WRONG = [
     {"min_p": 2},
     {"regex": 5},
     {"json_schema": {}},
+    {"structural_tag": {}},
     {"json_schema": "{}", "ebnf": 'root ::= "a"'},
     {"max_new_tokens": 2**31},
     {"seed": 2**63},

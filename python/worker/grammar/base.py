@@ -25,10 +25,12 @@ def shown(value: Any) -> str:
 class Vocabulary(msgspec.Struct, frozen=True, array_like=True):
     """What each token id adds to a text: [vocab] bytes, none for special and unused tokens.
 
-    Those without bytes never come in a text that is held to a grammar.
+    Those without bytes never come in a text that is held to a grammar; but in a structural tag may
+    those that are `special`, and are written so.
     """
 
     tokens: list[bytes]
+    special: dict[int, bytes] = {}
 
     @property
     def mask_words(self) -> int:

@@ -13,6 +13,7 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +27,7 @@ from .base import CompiledGrammar, GrammarBackend, GrammarError, Vocabulary
 from .compiler import CompilerAnswer, CompilerSetup
 from .constraint import Constraint
 from .registry import grammar_backend
+from .structural_tag import StructuralTag
 
 # What one grammar may take; seconds of CPU time.
 COMPILE_SECONDS = 10.0
@@ -106,8 +108,10 @@ def compile_in_time(
         compiled = backend.compile(spec)
         if len(compiled) > _COMPILED_BYTES:
             raise MemoryError
-        if _slowest_step(backend.load(compiled), vocabulary) > _STEP_SECONDS:
-            raise GrammarError(_SLOW_TO_FOLLOW)
+        grammar = backend.load(compiled)
+        for begin in _begins(spec, vocabulary):
+            if _slowest_step(grammar, vocabulary, begin) > _STEP_SECONDS:
+                raise GrammarError(_SLOW_TO_FOLLOW)
         return CompilerAnswer(compiled)
     except (MemoryError, RecursionError):
         reason = _TOO_LARGE
@@ -118,16 +122,26 @@ def compile_in_time(
     return CompilerAnswer(error=f"{spec.kind}: {reason}")
 
 
-def _slowest_step(grammar: CompiledGrammar, vocabulary: Vocabulary) -> float:
+def _begins(spec: GrammarSpec, vocabulary: Vocabulary) -> Iterable[list[int]]:
+    """What texts to try begin with: no free text at random would come to a structure."""
+    if spec.kind == "structural_tag":
+        return StructuralTag.of(spec.text).begins(vocabulary)
+    return [[]]
+
+
+def _slowest_step(grammar: CompiledGrammar, vocabulary: Vocabulary, begin: Sequence[int]) -> float:
     """Seconds of CPU time for a token of some text at random: all requests of a batch wait."""
     constraint = Constraint(grammar, vocabulary, ())
     choice = random.Random(0)
     slowest = 0.0
-    for place in range(_TRIED_STEPS):
+    for place in range(len(begin) + _TRIED_STEPS):
         if constraint.finish is not None:
             break
-        allowed = np.flatnonzero(np.unpackbits(constraint.mask.view(np.uint8), bitorder="little"))
-        token = int(choice.choice(allowed))
+        if place < len(begin):
+            token = begin[place]
+        else:
+            bits = np.unpackbits(constraint.mask.view(np.uint8), bitorder="little")
+            token = int(choice.choice(np.flatnonzero(bits)))
         started = time.thread_time()
         constraint.accept(place, token)
         slowest = max(slowest, time.thread_time() - started)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +15,7 @@ from ..messages import GrammarSpec
 from .base import CompiledGrammar, GrammarBackend, GrammarError, GrammarMatcher, Vocabulary
 from .json_schema import canonical_schema
 from .pattern import bounded_pattern, canonical_pattern
+from .structural_tag import Part, SpecialTokens, StructuralTag
 
 # JSON as `json.dumps` writes it.
 _JSON_OPTIONS: Any = {
@@ -31,6 +34,7 @@ class LLGuidance(GrammarBackend):
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
+        self._special = SpecialTokens(vocabulary)
 
     @cached_property
     def _tokenizer(self) -> llguidance.LLTokenizer:
@@ -41,13 +45,15 @@ class LLGuidance(GrammarBackend):
             match spec.kind:
                 case "json_schema":
                     grammar = llguidance.LLMatcher.grammar_from_json_schema(
-                        canonical_schema(spec.text, bounded_pattern), overrides=_JSON_OPTIONS
+                        _schema(spec.text), overrides=_JSON_OPTIONS
                     )
                 case "regex":
                     pattern = canonical_pattern(spec.text)
                     grammar = llguidance.LLMatcher.grammar_from_regex(pattern)
                 case "ebnf":
                     grammar = llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(spec.text))
+                case "structural_tag":
+                    grammar = _tag_grammar(StructuralTag.of(spec.text), self._special)
         except (GrammarError, RecursionError):
             raise
         except Exception as error:  # the converter's are of many kinds
@@ -59,6 +65,51 @@ class LLGuidance(GrammarBackend):
 
     def load(self, compiled: bytes) -> CompiledGrammar:
         return _Compiled(self._tokenizer, compiled.decode())
+
+
+def _schema(text: str) -> str:
+    return canonical_schema(text, bounded_pattern)
+
+
+def _tag_grammar(tag: StructuralTag, special: SpecialTokens) -> str:
+    """A structural tag, with a grammar of its own for each schema.
+
+    Free text ends with a trigger or a special token, which may be one that structures begin with.
+    """
+    schemas = [json.loads(schema) for schema in tag.written(_schema)]
+    ends = [_lark(special.parts(structure.end)) for structure in tag.structures]
+
+    def one_of(begins: Iterable[tuple[int, list[Part]]]) -> str:
+        return " | ".join(f"{_lark(begin)} @schema{i} {ends[i]}" for i, begin in begins)
+
+    begins = [(i, special.parts(structure.begin)) for i, structure in enumerate(tag.structures)]
+    with_token = [(i, parts) for i, parts in begins if isinstance(parts[0], int)]
+    triggers = list(enumerate(tag.triggers))
+    tagged = [f"trigger{i} ({one_of(tag.begun(each, special))})" for i, each in triggers]
+    if with_token:
+        tagged.append(f"TEXT ({one_of(with_token)})")
+    others = special.without(tag.triggers)
+    text = f"(TEXT <[{','.join(map(str, others))}]>)*" if others else ""
+    first = f"({one_of(begins)})" if tag.at_least_one else ""
+    if not tag.stop_after_first:
+        start = f"{first} {text} (tagged {text})* TEXT"
+    else:
+        start = first or f"{text} (tagged | TEXT)"
+    rules = [
+        f"start: {start}",
+        f"tagged: {' | '.join(tagged)}",
+        *(f"trigger{i}[lazy]: TEXT {_lark([each])}" for i, each in triggers),
+        "TEXT: /(?s:.*)/",
+    ]
+    grammars: list[dict[str, Any]] = [{"lark_grammar": "\n".join(rules)}]
+    for i, schema in enumerate(schemas):
+        with_options = {**schema, "x-guidance": _JSON_OPTIONS}
+        grammars.append({"name": f"schema{i}", "json_schema": with_options})
+    return json.dumps({"grammars": grammars})
+
+
+def _lark(parts: list[Part]) -> str:
+    return " ".join(f"<[{part}]>" if isinstance(part, int) else json.dumps(part) for part in parts)
 
 
 def _line(reason: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import xgrammar
@@ -11,15 +13,29 @@ from ..messages import GrammarSpec
 from .base import CompiledGrammar, GrammarBackend, GrammarError, GrammarMatcher, Vocabulary
 from .json_schema import canonical_schema
 from .pattern import canonical_pattern, string_rule
+from .structural_tag import Part, SpecialTokens, StructuralTag
+
+_Format = dict[str, Any]  # of the library's structural tags
+
+
+_MARK = b"\xff"
 
 
 class XGrammar(GrammarBackend):
-    """The library's stop token is one behind the vocabulary: when a text may end is asked apart."""
+    """The library's stop token is one behind the vocabulary: when a text may end is asked apart.
+
+    Special tokens begin with a byte that is in no text: free text, which may have any bytes, can
+    have them, and a trigger is found in them; other grammars have no such byte.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._stop_token = len(vocabulary.tokens)
+        self._special = SpecialTokens(vocabulary)
+        tokens = [text if _MARK not in text else b"" for text in vocabulary.tokens]
+        for token, text in vocabulary.special.items():
+            tokens[token] = _MARK + text
         self._info = xgrammar.TokenizerInfo(
-            [*vocabulary.tokens, b""],
+            [*tokens, b""],
             xgrammar.VocabType.RAW,
             vocab_size=self._stop_token + 1,
             stop_token_ids=[self._stop_token],
@@ -35,6 +51,11 @@ class XGrammar(GrammarBackend):
                     compiled = compiler.compile_regex(canonical_pattern(spec.text))
                 case "ebnf":
                     compiled = compiler.compile_grammar(spec.text)
+                case "structural_tag":
+                    tag = _tag_format(StructuralTag.of(spec.text), self._special)
+                    compiled = compiler.compile_structural_tag(
+                        {"type": "structural_tag", "format": tag}
+                    )
         except RecursionError:
             raise
         except RuntimeError as error:
@@ -71,6 +92,44 @@ def _schema_grammar(text: str) -> str:
 def _quoted(found: re.Match[str], rules: dict[str, str]) -> str:
     rule = rules.get(found[1])
     return found[0] if rule is None else f'"\\"" ({rule}) "\\""'
+
+
+def _tag_format(tag: StructuralTag, special: SpecialTokens) -> _Format:
+    """A structural tag as the library has it, with our own grammars for schemas."""
+    rest = [
+        [
+            {"type": "grammar", "grammar": grammar},
+            *_part_formats(special.parts(structure.end)),
+        ]
+        for structure, grammar in zip(tag.structures, tag.written(_schema_grammar), strict=True)
+    ]
+
+    def one_of(begins: Iterable[tuple[int, list[Part]]]) -> _Format:
+        wholes = [[*_part_formats(begin), *rest[i]] for i, begin in begins]
+        return {"type": "or", "elements": [_sequence(whole) for whole in wholes]}
+
+    text = {
+        "type": "dispatch",
+        "rules": [[each, one_of(tag.begun(each, special))] for each in tag.triggers],
+        "loop": not tag.stop_after_first,
+    }
+    if not tag.at_least_one:
+        return text
+    first = one_of(enumerate(special.parts(each.begin) for each in tag.structures))
+    return first if tag.stop_after_first else _sequence([first, text])
+
+
+def _sequence(elements: list[_Format]) -> _Format:
+    return {"type": "sequence", "elements": elements}
+
+
+def _part_formats(parts: list[Part]) -> list[_Format]:
+    return [
+        {"type": "token", "token": part}
+        if isinstance(part, int)
+        else {"type": "const_string", "value": part}
+        for part in parts
+    ]
 
 
 def _reason(error: Exception) -> str:

@@ -64,11 +64,12 @@ class Grammars:
         def vocabulary() -> Vocabulary:
             path = resolve_model_path(args.tokenizer_path or args.model_path)
             token_bytes = load_tokenizer(path).token_bytes
+            texts = [token for token in range(vocab_size) if token not in eos_token_ids]
+            shown = {token: token_bytes.of(token, True) for token in texts}
+            hidden = {token: token_bytes.of(token, False) for token in texts if not shown[token]}
             return Vocabulary(
-                [
-                    b"" if token in eos_token_ids else token_bytes.of(token, True)
-                    for token in range(vocab_size)
-                ]
+                [shown.get(token, b"") for token in range(vocab_size)],
+                special={token: text for token, text in hidden.items() if text},
             )
 
         backend = LoadedBackend(args.grammar_backend, vocabulary)

@@ -59,8 +59,8 @@ GENERATE = """text input_ids input_embeds image_data sampling_params rid return_
 logprob_start_len top_logprobs_num return_text_in_logprobs stream log_metrics modalities lora_path
 session_params custom_logit_processor return_hidden_states"""
 SAMPLING = """max_new_tokens stop stop_token_ids temperature top_p top_k min_p ignore_eos
-skip_special_tokens spaces_between_special_tokens n json_schema regex ebnf frequency_penalty
-presence_penalty repetition_penalty min_new_tokens custom_params"""
+skip_special_tokens spaces_between_special_tokens n json_schema regex ebnf structural_tag
+frequency_penalty presence_penalty repetition_penalty min_new_tokens custom_params"""
 
 
 @pytest.mark.parametrize(("names", "model"), [(GENERATE, GenerateBody), (SAMPLING, SamplingFields)])

@@ -263,6 +263,8 @@ async def test_wrong_body_is_refused(
         ("logit_bias", {"300": 1}),
         ("json_schema", "{"),
         ("json_schema", {}),
+        ("structural_tag", "["),
+        ("structural_tag", {}),
         ("regex", 5),
         ("ebnf", ["a"]),
         ("nonsense", 1),

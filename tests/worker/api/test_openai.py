@@ -195,7 +195,7 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
         ({"presence_penalty": 3}, "less than or equal to 2, not 3", "presence_penalty"),
         ({"logit_bias": {"5": 500}}, "less than or equal to 100, not 500", "logit_bias.5"),
         ({"logit_bias": {"300": 1}}, "300 is outside the vocabulary", "logit_bias"),
-        ({"response_format": {"type": "xml"}}, "or 'json_schema', not", "response_format.type"),
+        ({"response_format": {"type": "xml"}}, "or 'structural_tag', not", "response_format.type"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
             "required",

@@ -15,6 +15,11 @@ from .fake_scheduler import answer_with
 
 SCHEMA = {"type": "object", "properties": {"ü": {"type": "integer"}}, "required": ["ü"]}
 NAMED = {"name": "thing", "schema": SCHEMA, "strict": True}
+TAG: dict[str, Any] = {
+    "type": "structural_tag",
+    "structures": [{"begin": "<ü>", "schema": SCHEMA, "end": "</ü>"}],
+    "triggers": ["<ü"],
+}
 OBJECT = GrammarSpec("json_schema", '{"type": "object"}')
 
 
@@ -38,6 +43,7 @@ ROUTES = [
         GrammarSpec("json_schema", json.dumps(SCHEMA)),
         GrammarSpec("regex", "a|b"),
         GrammarSpec("ebnf", 'root ::= "a"'),
+        GrammarSpec("structural_tag", json.dumps(TAG)),
     ],
 )
 async def test_fields_of_sglang(
@@ -55,6 +61,7 @@ async def test_fields_of_sglang(
         ({"type": "text"}, None),
         ({"type": "json_object"}, OBJECT),
         ({"type": "json_schema"}, "the schema"),
+        (TAG, GrammarSpec("structural_tag", json.dumps(TAG, ensure_ascii=False))),
     ],
 )
 @pytest.mark.parametrize(("route", "body"), ROUTES)
@@ -142,6 +149,32 @@ async def test_more_than_one_is_refused(
     response = await worker.http.post(route, json=body)
     assert response.status_code == 400
     assert f"one of {fields}" in response.json()["error"]["message"]
+    assert worker.scheduler.requests == []
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "reason"),
+    [
+        ({"structures": []}, "structures", "at least 1 item"),
+        ({"triggers": [""]}, "triggers[0]", "at least 1 character"),
+        ({"triggers": "<"}, "triggers", "should be a valid"),
+        ({"structures": [{"begin": "<", "end": ""}]}, "structures[0].schema", "required"),
+        ({"at_least_one": True}, "at_least_one", "Unknown field"),
+    ],
+)
+async def test_structural_tags_are_checked_where_they_come(
+    worker: RunningWorker, change: dict[str, Any], param: str, reason: str
+) -> None:
+    body = {**CHAT, "response_format": TAG | change}
+    error = (await worker.http.post("/v1/chat/completions", json=body)).json()["error"]
+    assert error["param"] == f"response_format.{param}"
+    assert reason in error["message"]
+    sampling = {"structural_tag": json.dumps(TAG | change)}
+    body = {"text": "a", "sampling_params": sampling}
+    error = (await worker.http.post("/generate", json=body)).json()["error"]
+    assert error["param"] == "sampling_params.structural_tag"
+    assert f"{param}" in error["message"]
+    assert reason in error["message"]
     assert worker.scheduler.requests == []
 
 

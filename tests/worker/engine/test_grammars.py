@@ -124,6 +124,41 @@ def test_other_backends_do_the_same(model, tokenizer, backend):
     check_all(other, tokenizer, added)
 
 
+@pytest.mark.parametrize("stop_after_first", [False, True])
+def test_structures_in_free_text(engine, tokenizer, stop_after_first):
+    tag = {
+        "structures": [
+            {"begin": f"<{i}>", "schema": {"enum": [i, [i]]}, "end": ";"} for i in (1, 2)
+        ],
+        "triggers": ["<"],
+        "stop_after_first": stop_after_first,
+    }
+    (trigger,) = tokenizer.encode("<")
+    rids = [
+        engine.add(
+            [5, 6, 7 + i],
+            80,
+            temperature=1.0,
+            logit_bias=((trigger, 4.0),),  # else it would hardly come
+            grammar=GrammarSpec("structural_tag", json.dumps(tag)),
+        )
+        for i in range(8)
+    ]
+    engine.run()
+    structure = re.compile(r"<1>(?:1|\[1\]);|<2>(?:2|\[2\]);")
+    found = 0
+    for rid in rids:
+        text = tokenizer.decode(engine.answer(rid))
+        found += len(structure.findall(text))
+        left = structure.sub("", text)
+        if engine.finish[rid].kind == "length":  # in the middle of one, perhaps
+            left = re.sub(r"<(1?>?\[?1?\]?|2?>?\[?2?\]?)$", "", left)
+        assert "<" not in left
+        if stop_after_first:
+            assert structure.search(text) is None or re.fullmatch(r"[^<]*<[^<]*;", text)
+    assert found >= 8 if not stop_after_first else found > 4
+
+
 def test_free_requests_are_not_touched(model, engine):
     alone, mixed = Engine(model), Engine(model)
     mixed.scheduler.grammars = engine.scheduler.grammars

@@ -1,0 +1,145 @@
+"""Structural tags: free text, and in it structures that are held to JSON schemas."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from .base import GrammarError, Vocabulary, shown
+
+# Text, or a special token.
+Part = str | int
+
+
+class Structure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`begin`, a value of `schema`, `end`."""
+
+    begin: str
+    schema: dict[str, Any] | bool
+    end: str
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"structure {shown(self.begin)}"
+
+    def written(self, write_schema: Callable[[str], str]) -> str:
+        """The schema as a grammar. Raises GrammarError."""
+        try:
+            return write_schema(json.dumps(self.schema, ensure_ascii=False))
+        except GrammarError as error:
+            raise GrammarError(f"{self.name}: {error}") from error
+
+
+class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Free text until one of `triggers` comes in it, which must go on as a structure that begins
+    so; then free text again.
+
+    `at_least_one`: there is no text before the first structure. `stop_after_first`: nor behind it.
+    """
+
+    structures: list[Structure]
+    triggers: list[str]
+    at_least_one: bool = False
+    stop_after_first: bool = False
+    type: Literal["structural_tag"] = "structural_tag"
+
+    @classmethod
+    def of(cls, text: str) -> StructuralTag:
+        """Raises GrammarError."""
+        try:
+            tag = msgspec.json.decode(text, type=cls)
+        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            raise GrammarError(f"it is no structural tag: {error}") from error
+        tag._check()
+        return tag
+
+    def _check(self) -> None:
+        if not self.structures:
+            raise GrammarError("structures is empty")
+        for i, trigger in enumerate(self.triggers):
+            if not trigger:
+                raise GrammarError("a trigger is empty")
+            if not any(each.begin.startswith(trigger) for each in self.structures):
+                raise GrammarError(f"trigger {shown(trigger)}: no structure begins with it")
+            for other in self.triggers[:i]:
+                if trigger in other or other in trigger:
+                    raise GrammarError(
+                        f"triggers {shown(other)} and {shown(trigger)}: one is part of the other"
+                    )
+        for structure in self.structures:
+            if not any(map(structure.begin.startswith, self.triggers)):
+                raise GrammarError(f"{structure.name}: it begins with none of the triggers")
+
+    def written(self, write_schema: Callable[[str], str]) -> list[str]:
+        """The grammar of each structure's schema. Raises GrammarError."""
+        return [structure.written(write_schema) for structure in self.structures]
+
+    def begun(self, trigger: str, special: SpecialTokens) -> list[tuple[int, list[Part]]]:
+        """The numbers of the structures that `trigger` begins, and what is missing of `begin`."""
+        return [
+            (i, special.parts_after(trigger, structure.begin))
+            for i, structure in enumerate(self.structures)
+            if structure.begin.startswith(trigger)
+        ]
+
+    def begins(self, vocabulary: Vocabulary) -> Iterator[list[int]]:
+        """The beginning of each structure in tokens, the longest first ones."""
+        special = SpecialTokens(vocabulary)
+        tokens = {text: token for token, text in enumerate(vocabulary.tokens) if text}
+        for structure in self.structures:
+            begin: list[int] = []
+            for part in special.parts(structure.begin):
+                begin += [part] if isinstance(part, int) else _longest_first(part.encode(), tokens)
+            yield begin
+
+
+def _longest_first(text: bytes, tokens: Mapping[bytes, int]) -> Iterator[int]:
+    """As far as there are tokens for it."""
+    while text:
+        pieces = (text[:end] for end in range(len(text), 0, -1))
+        piece = next((piece for piece in pieces if piece in tokens), None)
+        if piece is None:
+            return
+        yield tokens[piece]
+        text = text.removeprefix(piece)
+
+
+class SpecialTokens:
+    """Those of a vocabulary, which stand in structures wherever their text does."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.texts = {
+            token: text.decode(errors="replace") for token, text in vocabulary.special.items()
+        }
+        self._tokens = {text: token for token, text in self.texts.items()}
+        longest_first = sorted(map(re.escape, self._tokens), key=len, reverse=True)
+        self._pattern = re.compile("|".join(longest_first) or "(?!)")
+
+    def parts(self, text: str) -> list[Part]:
+        """`text`, divided where special tokens are; none of the parts is empty."""
+        parts: list[Part] = []
+        after = 0
+        for found in self._pattern.finditer(text):
+            parts += [text[after : found.start()], self._tokens[found[0]]]
+            after = found.end()
+        return [part for part in [*parts, text[after:]] if part != ""]
+
+    def parts_after(self, trigger: str, begin: str) -> list[Part]:
+        """What is missing of `begin` behind `trigger`. Raises GrammarError."""
+        first, *others = self.parts(begin)
+        text = self.texts[first] if isinstance(first, int) else first
+        if len(trigger) > len(text):
+            raise GrammarError(
+                f"trigger {shown(trigger)}: it must not go beyond {shown(text)}, with which a "
+                "special token ends or begins"
+            )
+        return [part for part in [text[len(trigger) :], *others] if part != ""]
+
+    def without(self, texts: list[str]) -> list[int]:
+        """Those that have none of `texts` in theirs."""
+        return [i for i, own in self.texts.items() if not any(text in own for text in texts)]
