@@ -95,9 +95,12 @@ def chat_template(service: WorkerService, param: str = "messages") -> ChatTempla
 
 
 def reasoning_variables(
-    service: WorkerService, effort: str | None, variables: Mapping[str, Any] | None
+    service: WorkerService,
+    effort: str | None,
+    variables: Mapping[str, Any] | None,
+    param: str = "reasoning_effort",
 ) -> dict[str, Any]:
-    """`variables` for the template, with what tells it how much to reason.
+    """`variables` for the template, with what tells it how much to reason, as `param` says.
 
     Some templates know efforts, others whether to reason at all: those take "none" alone. Raises
     ApiError 400 if this one knows neither, or it is said twice.
@@ -112,14 +115,13 @@ def reasoning_variables(
         name, value = next(switches, name), False
     if not template.reads(name):
         raise bad_request(
-            f"reasoning_effort: the chat template of this model does not know {effort!r}; "
-            "leave it out",
-            "reasoning_effort",
+            f"{param}: the chat template of this model does not know {effort!r}; leave it out",
+            param,
         )
     if name in given:
         raise bad_request(
-            f"reasoning_effort: chat_template_kwargs has {name}, which says the same",
-            "reasoning_effort",
+            f"{param}: chat_template_kwargs has {name}, which says the same",
+            param,
         )
     return {**given, name: value}
 

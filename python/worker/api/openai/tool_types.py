@@ -56,13 +56,17 @@ class ToolDefinition(RequestModel):
         return {"type": "function", "function": function}
 
 
-def _have_names_of_their_own(tools: list[ToolDefinition]) -> list[ToolDefinition]:
-    names = [tool.function.name for tool in tools]
+def check_names(names: list[str]) -> None:
+    """Raises PydanticCustomError if one is there twice."""
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise PydanticCustomError(
             "unsupported", "{name} is there more than once", {"name": repr(twice)}
         )
+
+
+def _have_names_of_their_own(tools: list[ToolDefinition]) -> list[ToolDefinition]:
+    check_names([tool.function.name for tool in tools])
     return tools
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ....tokenization.text_output import TextOutput
 from ...errors import ApiError
 from ...service import WorkerService
+from ..chat_answer import AnswerForm
 from ..logprobs import chat_logprobs
+from .output import OutputItems
 from .prompt import response_id
 from .store import Item
-from .types import ResponseBody, output_text
+from .types import ResponseBody
 
 # By the reason of the answer's end.
 _STATUSES = {"stop": "completed", "length": "incomplete", "abort": "cancelled"}
@@ -35,11 +39,14 @@ _ABSENT = (
 
 @dataclass(frozen=True)
 class ResponseForm:
-    """What is known of a response before it ends, its id's `key` and what its request said."""
+    """What is known of a response before it ends: its id's `key`, what its request said, and how
+    its answer is read.
+    """
 
     key: str
     body: ResponseBody
     service: WorkerService
+    answer: AnswerForm
     created_at: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -47,15 +54,9 @@ class ResponseForm:
         """That of the response."""
         return response_id(self.key)
 
-    @property
-    def message_id(self) -> str:
-        """That of its one item."""
-        return f"msg_{self.key}"
-
-    def message(self, status: str, *parts: Item) -> Item:
-        """The item, with its part once there is one."""
-        name = {"id": self.message_id, "type": "message", "role": "assistant"}
-        return {**name, "status": status, "content": parts}
+    def new_items(self) -> OutputItems:
+        """For the output, as it comes."""
+        return OutputItems(self.key, self.answer.new_parser())
 
     def logprobs(self, output: TextOutput, places: range) -> list[Item]:
         """Those of these places of the answer, if there are any; unlike in chats with `bytes` that
@@ -71,28 +72,26 @@ class ResponseForm:
 
     def begun(self) -> dict[str, Any]:
         """The object while the answer is being made."""
-        return self._object("in_progress")
+        return self._object("in_progress", [])
 
-    def ended(self, output: TextOutput) -> dict[str, Any]:
-        """The object with the answer. One that was aborted on purpose is "cancelled"."""
+    def ended(self, output: TextOutput, items: Sequence[Item]) -> dict[str, Any]:
+        """The object with the answer's items. One that was aborted on purpose is "cancelled"."""
         status = _STATUSES[output.finish_reason or "abort"]
-        complete = status == "completed"
-        part = output_text(output.text, self.logprobs(output, range(output.completion_tokens)))
         return {
-            **self._object(status, self.message("completed" if complete else "incomplete", part)),
-            "completed_at": int(time.time()) if complete else None,
+            **self._object(status, items),
+            "completed_at": int(time.time()) if status == "completed" else None,
             "incomplete_details": _INCOMPLETE if status == "incomplete" else None,
             "usage": self._usage(output),
         }
 
-    def failed(self, text: str, error: ApiError) -> dict[str, Any]:
+    def failed(self, items: Sequence[Item], error: ApiError) -> dict[str, Any]:
         """The object with what there was when the engine failed."""
         return {
-            **self._object("failed", self.message("incomplete", output_text(text))),
+            **self._object("failed", items),
             "error": {"code": "server_error", "message": error.message},
         }
 
-    def _object(self, status: str, *output: Item) -> dict[str, Any]:
+    def _object(self, status: str, output: Sequence[Item]) -> dict[str, Any]:
         body = self.body
         reasoning = body.reasoning
         return {
@@ -121,7 +120,7 @@ class ResponseForm:
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": {"format": body.text_format, "verbosity": "medium"},
             "tool_choice": body.tool_choice or "auto",
-            "tools": [],
+            "tools": [tool.shown() for tool in body.functions],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": body.truncation or "disabled",
@@ -142,9 +141,25 @@ class ResponseForm:
                 "cache_write_tokens": written,
             },
             "output_tokens": output.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self._reasoning_tokens(output)},
             "total_tokens": output.prompt_tokens + output.completion_tokens,
         }
+
+    def _reasoning_tokens(self, output: TextOutput) -> int:
+        """With those of the tags."""
+        form, text = self.answer.reasoning, output.text
+        is_open = self.answer.begins_in_reasoning
+        if form is None or not (is_open or text.lstrip().startswith(form.start)):
+            return 0
+        end = text.find(form.end)
+        if end < 0:
+            return output.completion_tokens
+        return bisect_left(output.text_offsets, end + len(form.end))
+
+
+def item_status(output: TextOutput) -> str:
+    """That of the last item of an answer that has ended."""
+    return "completed" if output.finish_reason == "stop" else "incomplete"
 
 
 def _with_bytes(entry: Item) -> Item:

@@ -20,12 +20,14 @@ from ...http_exchange import (
 )
 from ...openapi import queries, takes
 from ...service import WorkerService, service_of
+from ..chat_answer import AnswerForm
 from ..chat_prompt import with_template_stops
 from ..lists import list_of
 from ..requests import text_requests
 from .events import ResponseEvents
+from .output import OutputItems
 from .prompt import conversation, items_before, prompt_for
-from .response import ResponseForm
+from .response import ResponseForm, item_status
 from .store import Item, ResponseStore
 from .types import InputTokensBody, ItemsQuery, ResponseBody, RetrieveQuery
 
@@ -48,23 +50,41 @@ async def create_response(request: Request) -> Response:
     """The assistant's answer to a conversation, which is stored unless the client minds."""
     service, store = service_of(request), _store_of(request)
     body = await read_body(request, ResponseBody)
-    form = ResponseForm(uuid.uuid4().hex, body, service)
-    said = await conversation(store, body, form.key)
-    items = said.history + said.own
-    prompt = await prompt_for(service, body, items, body.max_output_tokens)
-    checked = with_template_stops(service, body)
-    requests = text_requests(service, checked, prompt, rid=form.id, param="input")
+    key = uuid.uuid4().hex
+    said = await conversation(store, body, key)
+    rendered, prompt = await prompt_for(
+        service, body, said.history + said.own, body.max_output_tokens
+    )
+    form = ResponseForm(key, body, service, AnswerForm.of(service, body, rendered))
+    if body.include and not form.answer.is_text:
+        raise bad_request(
+            "include: log-probabilities are of answers that are nothing but text; leave out tools, "
+            "and with a --reasoning-parser set separate_reasoning to false",
+            "include",
+        )
+    requests = text_requests(
+        service,
+        with_template_stops(service, body),
+        prompt,
+        rid=form.id,
+        param="input",
+        shown_tokens=service.tokenizer.ids_of(form.answer.special_tokens),
+    )
+    items = form.new_items()
     if body.stream:
-        events = ResponseEvents(form)
-        stream = _events(store, form, events, requests, said.own)
+        events = ResponseEvents(form, items)
+        stream = _events(store, form, items, events, requests, said.own)
         return EventStream(stream, events.fail)
     (output,) = await unless_disconnected(request.receive, service.run(requests))
-    return json_response(await _kept(store, form.ended(output), said.own))
+    items.push(output.text, form.logprobs(output, range(output.completion_tokens)))
+    items.end(item_status(output))
+    return json_response(await _kept(store, form.ended(output, items.finished), said.own))
 
 
 async def _events(
     store: ResponseStore,
     form: ResponseForm,
+    items: OutputItems,
     events: ResponseEvents,
     requests: list[TextRequest],
     own_items: list[Item],
@@ -73,12 +93,13 @@ async def _events(
     head = events.begin()
     with form.service.generate(requests, stream=True) as generation:
         async for output, text in generation.updates():
-            content = head + events.delta(text, form.logprobs(output, output.fresh))
+            content = head + events.write(items.push(text, form.logprobs(output, output.fresh)))
             head = b""
             if content:
                 yield content
     (output,) = generation.outputs
-    yield events.end(await _kept(store, form.ended(output), own_items))
+    yield events.write(items.end(item_status(output)))
+    yield events.end(await _kept(store, form.ended(output, items.finished), own_items))
 
 
 async def _kept(
@@ -102,7 +123,7 @@ async def count_input_tokens(request: Request) -> Response:
     service = service_of(request)
     body = await read_body(request, InputTokensBody)
     said = await conversation(_store_of(request), body, key="counted")
-    prompt = await prompt_for(service, body, said.history + said.own, limit=None)
+    _, prompt = await prompt_for(service, body, said.history + said.own, limit=None)
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt)})
 
 

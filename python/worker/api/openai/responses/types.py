@@ -20,7 +20,8 @@ from pydantic_core import PydanticCustomError
 from ....messages import GrammarSpec, LogprobOptions
 from ...fields import RequestModel, TokenCount, only
 from ...grammar_fields import ResponseFormat
-from ..types import OtherPart, TextBody, TopCount
+from ..tool_types import FunctionDefinition, ToolDefinition, check_names
+from ..types import AnswerBody, OtherPart, ReasoningEffort, ToolFields, TopCount
 from .store import Item
 
 
@@ -32,7 +33,7 @@ def _check_storable(value: list[Any]) -> list[Any]:
     return value
 
 
-# What is kept as it came, and read by nobody here.
+# What is kept as it came.
 Notes = Annotated[list[Any], AfterValidator(_check_storable)]
 
 
@@ -66,6 +67,16 @@ Part = Annotated[
     | Annotated[OtherPart, Tag("<other>")],
     Discriminator(_part_kind),
 ]
+
+
+def _other_than(known: str) -> Discriminator:
+    """Tells what has the `known` type from what is refused by its own."""
+
+    def kind(value: Any) -> str:
+        given = value.get("type") if isinstance(value, dict) else None
+        return "<other>" if isinstance(given, str) and given != known else f"<{known}>"
+
+    return Discriminator(kind)
 
 
 def _list_or_text(value: Any) -> str:
@@ -104,21 +115,74 @@ def output_text(text: str, logprobs: Sequence[Item] = ()) -> Item:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
+class ReasoningText(RequestModel):
+    """A part of what an assistant thought."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
 class Reasoning(RequestModel):
-    """How an assistant came to an answer. Kept, but no part of a prompt: chat templates leave the
-    thoughts of earlier turns out.
+    """How an assistant came to what follows it. A prompt has its text where the chat template shows
+    the thoughts of earlier turns; summaries are kept, and no part of it.
     """
 
     type: Literal["reasoning"]
     id: str | None = None
     summary: Notes = Field(default_factory=list)
-    content: Notes | None = None
+    content: list[ReasoningText] | None = None
     encrypted_content: str | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
     def item(self, key: str) -> Item:
         """As the API shows it; `key` makes an id for one that has none."""
         return {"id": f"rs_{key}", **self.model_dump(exclude_none=True)}
+
+
+class FunctionCall(RequestModel):
+    """A call of a tool. `arguments` are JSON, if the model wrote it well."""
+
+    type: Literal["function_call"]
+    id: str | None = None
+    call_id: str
+    name: str
+    arguments: str
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+    namespace: Annotated[Any, only(None)] = None
+    caller: Annotated[Any, only(None, {"type": "direct"})] = None
+    is_async: Annotated[Any, only(None, False)] = Field(None, alias="async")
+
+    def item(self, key: str) -> Item:
+        """As the API shows it; `key` makes an id for one that has none."""
+        name = {"id": f"fc_{key}", "status": "completed"}
+        return {**name, **self.model_dump(exclude_none=True, by_alias=True)}
+
+
+OutputPart = Annotated[
+    Annotated[InputText, Tag("<input_text>")] | Annotated[OtherPart, Tag("<other>")],
+    _other_than("input_text"),
+]
+
+
+class FunctionCallOutput(RequestModel):
+    """What a call of a tool gave."""
+
+    type: Literal["function_call_output"]
+    id: str | None = None
+    call_id: str
+    output: Annotated[
+        Annotated[str, Tag("<text>")] | Annotated[list[OutputPart], Tag("<list>")],
+        Discriminator(_list_or_text),
+    ]
+    name: str | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+    namespace: Annotated[Any, only(None)] = None
+    caller: Annotated[Any, only(None, {"type": "direct"})] = None
+
+    def item(self, key: str) -> Item:
+        """As the API shows it; `key` makes an id for one that has none."""
+        name = {"id": f"fco_{key}", "status": "completed"}
+        return {**name, **self.model_dump(exclude_none=True)}
 
 
 class ItemReference(RequestModel):
@@ -129,7 +193,7 @@ class ItemReference(RequestModel):
 
 
 class OtherItem(RequestModel):
-    """Tool calls, their outputs and the like, whatever their fields."""
+    """Calls of other tools, their outputs and the like, whatever their fields."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -140,13 +204,15 @@ def _item_kind(item: Any) -> str:
     kind = item.get("type", "message") if isinstance(item, dict) else "message"
     if kind in (None, "message") and isinstance(item, dict) and "role" not in item and "id" in item:
         return "<item_reference>"
-    known = ("message", "reasoning", "item_reference")
+    known = ("message", "reasoning", "function_call", "function_call_output", "item_reference")
     return f"<{kind}>" if kind in known else "<other>"
 
 
 InputItem = Annotated[
     Annotated[Message, Tag("<message>")]
     | Annotated[Reasoning, Tag("<reasoning>")]
+    | Annotated[FunctionCall, Tag("<function_call>")]
+    | Annotated[FunctionCallOutput, Tag("<function_call_output>")]
     | Annotated[ItemReference, Tag("<item_reference>")]
     | Annotated[OtherItem, Tag("<other>")],
     Discriminator(_item_kind),
@@ -161,16 +227,45 @@ class TextConfig(RequestModel):
 
 
 class ReasoningConfig(RequestModel):
-    """How long to think: the supported models do not choose."""
+    """How long to think. What was thought is shown in full: nobody summarizes it."""
 
-    effort: Annotated[Any, only(None, "none")] = None
+    effort: ReasoningEffort | None = None
     summary: Annotated[Any, only(None)] = None
     generate_summary: Annotated[Any, only(None)] = None
     context: Annotated[Any, only(None, "auto")] = None
     mode: Annotated[Any, only(None, "standard")] = None
 
 
-class PromptBody(RequestModel):
+class FunctionTool(FunctionDefinition):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    is_async: Annotated[Any, only(None, False)] = Field(None, alias="async")
+    defer_loading: Annotated[Any, only(None, False)] = None
+    allowed_callers: Annotated[Any, only(None, ["direct"])] = None
+    output_schema: Annotated[Any, only(None)] = None
+
+    def shown(self) -> Item:
+        """As an answer repeats it."""
+        always = {"parameters": self.parameters, "strict": self.strict}
+        return {**self.model_dump(exclude_none=True, by_alias=True), **always}
+
+
+class OtherTool(RequestModel):
+    """Tools that a server has itself, whatever their fields."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Annotated[Any, only()]
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("<function>")] | Annotated[OtherTool, Tag("<other>")],
+    _other_than("function"),
+]
+
+
+class PromptBody(ToolFields):
     """What a prompt is made of.
 
     `instructions` come first, then the conversation up to `previous_response_id`, then `input`.
@@ -190,12 +285,25 @@ class PromptBody(RequestModel):
     # Further variables for the chat template: an addition of ours.
     chat_template_kwargs: dict[str, Any] | None = None
 
-    parallel_tool_calls: bool | None = True
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    tools: Annotated[Any, only(None, [])] = None
-    tool_choice: Annotated[Any, only(None, "none", "auto")] = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     conversation: Annotated[Any, only(None)] = None
+
+    @field_validator("tools")
+    @classmethod
+    def _have_names_of_their_own(cls, value: list[Tool] | None) -> list[Tool] | None:
+        check_names([tool.name for tool in value or () if isinstance(tool, FunctionTool)])
+        return value
+
+    @property
+    def functions(self) -> list[FunctionTool]:
+        """The `tools`: there are no others that are taken."""
+        return [tool for tool in self.tools or () if isinstance(tool, FunctionTool)]
+
+    @property
+    def known_tools(self) -> Sequence[ToolDefinition]:
+        return [ToolDefinition(type="function", function=tool) for tool in self.functions]
 
 
 class InputTokensBody(PromptBody):
@@ -204,7 +312,7 @@ class InputTokensBody(PromptBody):
     personality: Annotated[Any, only(None)] = None
 
 
-class ResponseBody(PromptBody, TextBody):
+class ResponseBody(PromptBody, AnswerBody):
     """The body of POST /v1/responses. Without a limit the answer may fill the context."""
 
     max_output_tokens: TokenCount | None = None
@@ -221,7 +329,7 @@ class ResponseBody(PromptBody, TextBody):
     ) = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: TopCount | None = None
-    # Without tools there are no calls to bound.
+    # It bounds the calls of tools that a server has itself: here there are none.
     max_tool_calls: TokenCount | None = None
 
     # What OpenAI's own platform does with a request, and this server does not.
