@@ -318,7 +318,7 @@ class ChatMessage(RequestModel):
         return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
 
 
-class ChatBody(AnswerBody, CommonBody):
+class ChatBody(CommonBody, AnswerBody):
     """The body of POST /v1/chat/completions. Without a limit the answer may fill the context."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
