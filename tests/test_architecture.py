@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
         "worker.gguf_file",
     },
     "worker.sampling": {"worker.kernels"},
-    "worker.grammar": {"worker.messages", "worker.dependent_process"},
+    "worker.grammar": {"worker.messages", "worker.dependent_process", "worker.cores"},
     "worker.cache": set(),
     "worker.runtime": {
         "worker.models",

@@ -10,3 +10,8 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cores_of_rank(num_threads: int | None, ranks: int) -> int:
+    """How many threads each of `ranks` processes has that share `num_threads`, or all cores."""
+    return max(1, (num_threads or usable_cores()) // ranks)

@@ -34,8 +34,13 @@ class Vocabulary(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def mask_words(self) -> int:
-        """Length of a mask with a bit for each token, in int32."""
-        return -(-len(self.tokens) // 32)
+        """Length of a mask in int32: a bit for each token, and one or more behind them."""
+        return len(self.tokens) // 32 + 1
+
+    @property
+    def last_word(self) -> np.uint32:
+        """The bits of tokens in the last word of a mask."""
+        return np.uint32((1 << len(self.tokens) % 32) - 1)
 
 
 class GrammarMatcher(ABC):
@@ -47,9 +52,10 @@ class GrammarMatcher(ABC):
 
     @abstractmethod
     def fill_mask(self, mask: np.ndarray) -> None:
-        """Set the bits of the tokens that may come next, and clear all others.
+        """Set the bits of the tokens that may come next, and clear those of all others.
 
-        mask: [mask_words] int32; token i is bit i % 32 of word i // 32
+        mask: [mask_words] int32; token i is bit i % 32 of word i // 32, and what becomes of bits
+            behind the vocabulary does not matter
         """
 
     @property

@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ..messages import FinishReason
 from .base import CompiledGrammar, Vocabulary
+from .mask_filler import MaskFiller
 
 _DEAD_END = "The grammar leads to where no token of this model may follow."
+_ONE_THREAD = MaskFiller(1)
 
 
 class Constraint:
     """Says which token may come next, and is told each token once it is known.
 
-    `mask` [mask_words] int32 has a bit for each token, see `GrammarMatcher`. Stop tokens may come
-    where the text may end, and only there, also if they have a text. `finish` is set where nothing
-    else may come, and where nothing at all may: then the grammar is at fault.
+    What may come is looked at when it is asked for; `look_ahead` does that for many at once.
     """
 
     def __init__(
         self, grammar: CompiledGrammar, vocabulary: Vocabulary, stop_token_ids: Iterable[int]
     ) -> None:
-        self.mask = np.empty(vocabulary.mask_words, dtype=np.int32)
-        self.finish: FinishReason | None = None
         self._matcher = grammar.matcher()
+        self._vocabulary = vocabulary
         self._accepted = 0
-        vocab_size = len(vocabulary.tokens)
-        self._bits = self.mask.view(np.uint32)
-        self._last_word = np.uint32((1 << (vocab_size - 1) % 32 + 1) - 1)
-        stops = np.array([token for token in stop_token_ids if token < vocab_size], dtype=np.int64)
-        self._stops = frozenset(stops.tolist())
-        self._stop_words = stops // 32
-        self._stop_bits = (1 << stops % 32).astype(np.uint32)
-        self._look_ahead()
+        self._mask: np.ndarray | None = None  # None where it was not looked at yet
+        self._finish: FinishReason | None = None
+        self._stops = frozenset(token for token in stop_token_ids if token < len(vocabulary.tokens))
+        words: dict[int, int] = {}
+        for token in self._stops:
+            words[token // 32] = words.get(token // 32, 0) | 1 << token % 32
+        self._stop_words = np.array(list(words), dtype=np.int64)
+        self._stop_bits = np.array(list(words.values()), dtype=np.uint32)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """[mask_words] int32 with a bit for each token that may come next, see `GrammarMatcher`.
+
+        Stop tokens may come where the text may end, and only there, also if they have a text.
+        """
+        if self._mask is None:
+            look_ahead([self])
+        assert self._mask is not None
+        return self._mask
+
+    @property
+    def finish(self) -> FinishReason | None:
+        """Set where nothing else may come, and where nothing at all may: the grammar's fault."""
+        if self._mask is None:
+            look_ahead([self])
+        return self._finish
 
     def accept(self, place: int, token: int) -> None:
         """Go on with the answer's token at `place`, unless that was done before."""
@@ -45,24 +62,57 @@ class Constraint:
         if token in self._stops:
             return
         if self._matcher.accept(token):
-            self._look_ahead()
+            self._mask = None
         else:
             self._end(_failed(f"Token {token} came, which the grammar does not allow here."))
 
-    def _look_ahead(self) -> None:
-        self._matcher.fill_mask(self.mask)
-        self._bits[-1] &= self._last_word
-        np.bitwise_and.at(self._bits, self._stop_words, ~self._stop_bits)
-        may_end, may_go_on = self._matcher.is_complete, self.mask.any()
-        if may_end:
-            np.bitwise_or.at(self._bits, self._stop_words, self._stop_bits)
-        if not may_go_on:
-            self._end(FinishReason("stop") if may_end else _failed(_DEAD_END))
-
     def _end(self, finish: FinishReason) -> None:
         """What comes now is dropped: anything may, so that there is something to draw."""
-        self.finish = finish
-        self.mask.fill(-1)
+        self._finish = finish
+        self._mask = np.full(self._vocabulary.mask_words, -1, dtype=np.int32)
+
+
+def look_ahead(constraints: Sequence[Constraint], filler: MaskFiller = _ONE_THREAD) -> None:
+    """Find out together what may come next in those of `constraints` that have gone on."""
+    changed = [constraint for constraint in constraints if constraint._mask is None]
+    if changed:
+        words = changed[0]._vocabulary.mask_words
+        write_masks(changed, np.empty((len(changed), words), dtype=np.int32), filler)
+
+
+def write_masks(
+    constraints: Sequence[Constraint], masks: np.ndarray, filler: MaskFiller = _ONE_THREAD
+) -> None:
+    """Write what may come next in each of `constraints`, which are of one vocabulary.
+
+    masks: [constraints, mask_words] int32; constraints that have gone on keep their rows of it
+    """
+    rows: list[int] = []
+    for row, constraint in enumerate(constraints):
+        if constraint._mask is None:
+            rows.append(row)
+            constraint._mask = masks[row]
+        else:
+            masks[row] = constraint._mask
+    if not rows:
+        return
+    changed = [constraints[row] for row in rows]
+    matchers = [constraint._matcher for constraint in changed]
+    filler.fill(matchers, [masks[row] for row in rows])
+
+    bits = masks.view(np.uint32)
+    bits[rows, -1] &= changed[0]._vocabulary.last_word
+    stops_of_rows = [len(constraint._stop_words) for constraint in changed]
+    stop_words = np.concatenate([constraint._stop_words for constraint in changed])
+    stop_bits = np.concatenate([constraint._stop_bits for constraint in changed])
+    places = np.repeat(rows, stops_of_rows), stop_words
+    bits[places] &= ~stop_bits
+    may_end = [matcher.is_complete for matcher in matchers]
+    may_go_on = np.bitwise_or.reduce(masks, axis=1)[rows]
+    bits[places] |= np.where(np.repeat(may_end, stops_of_rows), stop_bits, 0)
+    for i in np.flatnonzero(may_go_on == 0).tolist():
+        changed[i]._end(FinishReason("stop") if may_end[i] else _failed(_DEAD_END))
+        masks[rows[i]] = -1
 
 
 def _failed(message: str) -> FinishReason:

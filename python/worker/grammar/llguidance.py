@@ -151,8 +151,7 @@ class _Matcher(GrammarMatcher):
         return self._matcher.consume_token(token)
 
     def fill_mask(self, mask: np.ndarray) -> None:
-        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.int32)
-        mask[:] = words[: len(mask)]
+        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
 
     @property
     def is_complete(self) -> bool:

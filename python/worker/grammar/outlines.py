@@ -51,7 +51,7 @@ class Outlines(GrammarBackend):
             index = outlines_core.Index(_WHOLE.format(regex), self._index_vocabulary)
         except ValueError as error:
             raise GrammarError(str(error).strip().split("\n", 1)[0]) from error
-        return msgspec.msgpack.encode(_table(index, len(self._vocabulary.tokens)))
+        return msgspec.msgpack.encode(_table(index, self._vocabulary))
 
     def load(self, compiled: bytes) -> CompiledGrammar:
         return _Compiled(msgspec.msgpack.decode(compiled, type=_Table))
@@ -77,12 +77,12 @@ class _Table(msgspec.Struct, frozen=True, array_like=True):
     mask_words: int
 
 
-def _table(index: outlines_core.Index, vocab_size: int) -> _Table:
+def _table(index: outlines_core.Index, vocabulary: Vocabulary) -> _Table:
     """What `index` says from behind `_START`."""
+    vocab_size, mask_words = len(vocabulary.tokens), vocabulary.mask_words
     first = index.get_next_state(index.get_initial_state(), vocab_size + 1)
     places, waiting = {first: 0}, deque([first])
     counts, tokens, states, may_end, mask_rows, masks = [], [], [], [], [], []
-    mask_words = -(-vocab_size // 32)
     while waiting:
         state = waiting.popleft()
         own = np.array(index.get_allowed_tokens(state) or (), dtype=np.int32)

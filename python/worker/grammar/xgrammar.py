@@ -64,7 +64,7 @@ class XGrammar(GrammarBackend):
 
     def load(self, compiled: bytes) -> CompiledGrammar:
         grammar = xgrammar.CompiledGrammar.deserialize_json(compiled.decode(), self._info)
-        return _Compiled(grammar, self._stop_token)
+        return _Compiled(grammar)
 
 
 _STRING_RULE = re.compile(r'(\w+) ::= Regex\("(\w+)", json_string=true\)\n')
@@ -141,26 +141,22 @@ def _reason(error: Exception) -> str:
 
 
 class _Compiled(CompiledGrammar):
-    def __init__(self, grammar: xgrammar.CompiledGrammar, stop_token: int) -> None:
+    def __init__(self, grammar: xgrammar.CompiledGrammar) -> None:
         self._grammar = grammar
-        self._stop_token = stop_token
 
     def matcher(self) -> GrammarMatcher:
-        return _Matcher(xgrammar.GrammarMatcher(self._grammar), self._stop_token)
+        return _Matcher(xgrammar.GrammarMatcher(self._grammar))
 
 
 class _Matcher(GrammarMatcher):
-    def __init__(self, matcher: xgrammar.GrammarMatcher, stop_token: int) -> None:
+    def __init__(self, matcher: xgrammar.GrammarMatcher) -> None:
         self._matcher = matcher
-        self._mask = np.empty((1, -(-(stop_token + 1) // 32)), dtype=np.int32)
 
     def accept(self, token: int) -> bool:
         return self._matcher.accept_token(token)
 
     def fill_mask(self, mask: np.ndarray) -> None:
-        self._mask.fill(-1)  # it may be left as it is where all are allowed
-        self._matcher.fill_next_token_bitmask(self._mask)
-        mask[:] = self._mask[0, : len(mask)]
+        self._matcher.fill_next_token_bitmask(mask[None])
 
     @property
     def is_complete(self) -> bool:

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from ..cores import usable_cores
+from ..cores import cores_of_rank
 
 
 class DeviceError(RuntimeError):
@@ -69,7 +69,7 @@ def check_fp8(dtype: torch.dtype, device: torch.device) -> None:
 
 def set_threads(num_threads: int | None, ranks: int = 1) -> None:
     """Divide `num_threads` CPU threads, or all that the process may run on, among `ranks`."""
-    torch.set_num_threads(max(1, (num_threads or usable_cores()) // ranks))
+    torch.set_num_threads(cores_of_rank(num_threads, ranks))
 
 
 def free_memory(device: torch.device) -> int:

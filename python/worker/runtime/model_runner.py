@@ -357,8 +357,7 @@ class ModelRunner:
         on_host = step.rows[step.sampled]
         processing = self._sampling.processing(on_host)
         flags = self._sampling.flags(on_host)
-        masks = None if step.masks is None else step.masks()
-        drawing = (rows, seq_lens, self._sampling, flags, self.next_tokens, processing, masks)
+        drawing = (rows, seq_lens, self._sampling, flags, self.next_tokens, processing, step.masks)
         if step.scoring is None:
             return sample(logits, *drawing), None, processing
         asked = self._upload(step.scoring.rows)

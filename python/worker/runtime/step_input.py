@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -35,8 +35,7 @@ class StepInput:
     scoring, prompt_scoring: where log-probabilities of new tokens and of the prompts' are wanted
     token_type_ids: [tokens of the chunks], or none if all are 0
     state_rows: [n], ascending, the tokens of the step whose hidden states are wanted on the host
-    masks: what some of `sampled` must not say; called when all but sampling is launched, as it may
-        wait for the step before
+    masks: what some of `sampled` must not say
     table_indices, table_slots: [n], entries of the flattened page table that changed since the last
         step, without the decodes' own
     """
@@ -56,7 +55,7 @@ class StepInput:
     prompt_scoring: Scoring | None = None
     token_type_ids: np.ndarray = field(default_factory=_no_rows)
     state_rows: np.ndarray = field(default_factory=_no_rows)
-    masks: Callable[[], TokenMasks] | None = None
+    masks: TokenMasks | None = None
     table_indices: np.ndarray = field(default_factory=_no_rows)
     table_slots: np.ndarray = field(default_factory=_no_rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,37 +13,42 @@ from .upload import upload
 
 @dataclass(frozen=True)
 class TokenMasks:
-    """On the host, for some rows of a step's logits.
+    """For some rows of a step's logits; written when all that does not need them is launched.
 
     rows: [n] int32, no two of them equal
-    allowed: [n, ceil(vocab / 32)] int32; token i is bit i % 32 of word i // 32
+    words: of a mask, for at least the vocabulary's tokens; token i is bit i % 32 of word i // 32
+    write: is called with [n, words] int32 on the host; it may wait for the step before
     """
 
     rows: np.ndarray
-    allowed: np.ndarray
+    words: int
+    write: Callable[[np.ndarray], None]
 
     def apply(self, logits: torch.Tensor) -> None:
         """Set the logits [count, vocab] of all other tokens to minus infinity, in place.
 
-        The host does not wait for a GPU.
+        The host does not wait for this on a GPU.
         """
-        words = torch.from_numpy(np.concatenate((self.rows[:, None], self.allowed), axis=1))
-        words = upload(words, logits.device)
-        if logits.is_cuda:
+        on_gpu = logits.is_cuda
+        rows = upload(torch.from_numpy(self.rows), logits.device)
+        masks = torch.empty((len(rows), self.words), dtype=torch.int32, pin_memory=on_gpu)
+        self.write(masks.numpy())
+        if on_gpu:
             from ..kernels.token_masks import apply_masks as kernel
 
-            kernel(logits, words)
+            kernel(logits, rows, masks.to(logits.device, non_blocking=True))
         else:
-            apply_masks(logits, words)
+            apply_masks(logits, rows, masks)
 
 
-def apply_masks(logits: torch.Tensor, words: torch.Tensor) -> None:
-    """Set to minus infinity what is not allowed, in place.
+def apply_masks(logits: torch.Tensor, rows: torch.Tensor, masks: torch.Tensor) -> None:
+    """Set to minus infinity what is not allowed, in place; all are on the CPU.
 
     logits: [count, vocab] of any floating type
-    words: [n, 1 + ceil(vocab / 32)] int32, the row and its mask, see `TokenMasks`
+    rows, masks: [n] int32 and [n, words] int32, see `TokenMasks`
     """
-    rows = words[:, 0].long()
-    bits = words[:, 1:, None] >> torch.arange(32, dtype=torch.int32, device=words.device)
-    forbidden = (bits & 1 == 0).flatten(1)[:, : logits.shape[1]]
-    logits[rows] = logits[rows].masked_fill(forbidden, -torch.inf)
+    forbidden = np.unpackbits(
+        ~masks.numpy().view(np.uint8), axis=1, count=logits.shape[1], bitorder="little"
+    )
+    for row, those in zip(rows.tolist(), torch.from_numpy(forbidden).view(torch.bool), strict=True):
+        logits[row].masked_fill_(those, -torch.inf)

@@ -70,11 +70,10 @@ def sample(
 def warm_up(logits: torch.Tensor, table: SamplingTable, next_tokens: torch.Tensor) -> None:
     """Compile what a GPU samples logits [1, vocab] of this kind with."""
     row = torch.zeros(1, dtype=torch.int32, device=logits.device)
-    words = -(-logits.shape[1] // 32)
     for flags in (Sampling.GREEDY, Sampling.RANDOM, Sampling.RANDOM | Sampling.TOP_P):
         sample(logits, row, row, table, flags, next_tokens)
-    masks = TokenMasks(np.zeros(1, dtype=np.int32), np.zeros((1, words), dtype=np.int32))
-    masks.apply(logits)
+    first = np.zeros(1, dtype=np.int32)
+    TokenMasks(first, logits.shape[1] // 32 + 1, lambda masks: masks.fill(-1)).apply(logits)
 
 
 def _draw(

@@ -6,11 +6,14 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import NamedTuple
 
+import numpy as np
+
 from ..config import ServerArgs
 from ..embedded_models import resolve_model_path
 from ..grammar.base import CompiledGrammar, GrammarError, Vocabulary
 from ..grammar.compiler import Compiled, CompilerAnswer, GrammarCompiler, LoadedBackend, loaded
-from ..grammar.constraint import Constraint
+from ..grammar.constraint import Constraint, look_ahead, write_masks
+from ..grammar.mask_filler import MaskFiller
 from ..messages import FinishReason, GrammarSpec
 from ..tokenization.tokenizer import load_tokenizer
 from .request import Request
@@ -39,10 +42,14 @@ class Grammars:
     """
 
     def __init__(
-        self, backend: LoadedBackend | None = None, compiler: GrammarCompiler | None = None
+        self,
+        backend: LoadedBackend | None = None,
+        compiler: GrammarCompiler | None = None,
+        filler: MaskFiller | None = None,
     ) -> None:
         self._backend = backend
         self._compiler = compiler
+        self._filler = filler or MaskFiller()
         self._known: OrderedDict[GrammarSpec, _Known] = OrderedDict()
         self._known_bytes = 0
         self._waiting: dict[GrammarSpec, list[Request]] = {}
@@ -73,7 +80,8 @@ class Grammars:
             )
 
         backend = LoadedBackend(args.grammar_backend, vocabulary)
-        return cls(backend, GrammarCompiler(backend) if compiles else None)
+        filler = MaskFiller.for_rank(args.num_threads, args.tp_size)
+        return cls(backend, GrammarCompiler(backend) if compiles else None, filler)
 
     def __len__(self) -> int:
         """How many requests wait."""
@@ -138,6 +146,20 @@ class Grammars:
         """What rank 0's compiler has made."""
         assert self._backend is not None
         return Compiled(spec, answer, loaded(self._backend.get(), answer))
+
+    @property
+    def mask_words(self) -> int:
+        """Length of a mask, in int32; there must be a backend."""
+        assert self._backend is not None
+        return self._backend.vocabulary.mask_words
+
+    def look_ahead(self, constraints: list[Constraint]) -> None:
+        """Find out together what may come next in those that have gone on."""
+        look_ahead(constraints, self._filler)
+
+    def write_masks(self, constraints: list[Constraint], masks: np.ndarray) -> None:
+        """Write what may come next in each of them: [constraints, mask_words] int32."""
+        write_masks(constraints, masks, self._filler)
 
     def close(self) -> None:
         """End the compiler."""

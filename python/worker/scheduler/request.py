@@ -121,16 +121,12 @@ class Request:
         self.pending += 1
 
     def follow(self, token: int) -> None:
-        """The oldest pending token is known: what may come after it follows from the grammar.
-
-        `take_token` takes it, and does this, too, if it was not done before.
-        """
+        """The oldest pending token is known, which the grammar goes on with, if it has not yet."""
         if self.constraint is not None:
             self.constraint.accept(self.output_length - self.pending, token)
 
     def take_token(self, token: int) -> None:
-        """The oldest pending token is there; sets `finish` if it is the last."""
-        self.follow(token)
+        """The oldest pending token, which `follow` knows, is there; the last sets `finish`."""
         self.tokens[self.length - self.pending] = token
         self.pending -= 1
         self.unsent.append(token)

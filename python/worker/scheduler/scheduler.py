@@ -26,7 +26,7 @@ from ..messages import (
     IdleOrder,
     SchedulerState,
 )
-from ..runtime.step_result import PendingResult
+from ..runtime.step_result import PendingResult, StepResult
 from ..sampling.custom_logit_processor import ProcessorLoadError, load_processor
 from ..sampling.masks import TokenMasks
 from ..sampling.processing import RowProcessor
@@ -322,18 +322,28 @@ class Scheduler:
             for place, request in enumerate(step.sampled)
             if request.constraint is not None
         }
-        return replace(step, masks=partial(self._masks, constraints)) if constraints else step
+        if not constraints:
+            return step
+        rows = np.array(list(constraints), dtype=np.int32)
+        write = partial(self._write_masks, list(constraints.values()))
+        return replace(step, masks=TokenMasks(rows, self.grammars.mask_words, write))
 
-    def _masks(self, constraints: dict[int, Constraint]) -> TokenMasks:
-        """What may come at these places of a step, once the tokens before are known."""
+    def _write_masks(self, constraints: list[Constraint], masks: np.ndarray) -> None:
+        """What may come in a step, once the tokens before are known: [constraints, mask_words]."""
         if self._flight is not None:
-            result = self._flight.result.wait()
-            known = zip(self._flight.sampled, result.tokens, strict=True)
-            for place, (request, token) in enumerate(known):
-                if self._is_here(request) and place not in result.failures:
-                    request.follow(token)
-        allowed = np.stack([constraint.mask for constraint in constraints.values()])
-        return TokenMasks(np.array(list(constraints), dtype=np.int32), allowed)
+            self._follow(self._flight, self._flight.result.wait())
+        self.grammars.write_masks(constraints, masks)
+
+    def _follow(self, flight: _Flight, result: StepResult) -> list[Constraint]:
+        """Tell the constraints of a launched step their tokens; returns them."""
+        told = []
+        for place, (request, token) in enumerate(zip(flight.sampled, result.tokens, strict=True)):
+            if request.constraint is None or place in result.failures:
+                continue
+            if self._is_here(request):
+                request.follow(token)
+                told.append(request.constraint)
+        return told
 
     def _decodes(self) -> PrefixOrder:
         """Running requests that want another token than the pending ones."""
@@ -521,6 +531,7 @@ class Scheduler:
         """Hand the tokens of a launched step, once they are there, to its requests."""
         result = flight.result.wait()
         hand_out(flight.wishes, result)
+        self.grammars.look_ahead(self._follow(flight, result))
         for place, (request, token) in enumerate(zip(flight.sampled, result.tokens, strict=True)):
             if not self._is_here(request):
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,7 +49,7 @@ class Step:
     decodes: list[Request]
     prefills: list[PrefillChunk]
     shared_lens: np.ndarray | None = None
-    masks: Callable[[], TokenMasks] | None = None
+    masks: TokenMasks | None = None
 
     @property
     def requests(self) -> list[Request]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 
 from worker.grammar.base import GrammarError
-from worker.grammar.constraint import Constraint
+from worker.grammar.constraint import Constraint, look_ahead, write_masks
+from worker.grammar.mask_filler import MaskFiller
 from worker.grammar.registry import grammar_backend
 from worker.messages import FinishReason, GrammarSpec
 
@@ -86,6 +90,30 @@ def test_a_dead_end_is_the_grammars_fault(backend):
     finish = Constraint(grammar, BYTES, (STOP,)).finish
     assert finish is not None
     assert finish.status == 400
+
+
+def test_masks_written_together_are_those_of_each_alone(backend):
+    regexes = ["[ab]{1,9}", "ab", "a*", '(true|"[^"]*")+', "(é|x)b*"]
+    stops = [(), (STOP,), (STOP, token("b"), token("a"), token("é"))]
+    cases = [(regex, tokens) for regex in regexes for tokens in stops]
+    together = [constrain(backend, *case) for case in cases]
+    alone = [constrain(backend, *case) for case in cases]
+    texts: list[list[int]] = [[] for _ in cases]
+    rng, filler = random.Random(0), MaskFiller(2)
+    for _ in range(20):
+        masks = np.full((len(cases), BYTES.mask_words), 7, dtype=np.int32)
+        if rng.random() < 0.3:
+            look_ahead(together, filler)
+        write_masks(together, masks, filler)
+        for row, one, other, text in zip(masks, alone, together, texts, strict=True):
+            assert one.finish == other.finish
+            assert row.tolist() == one.mask.tolist() == other.mask.tolist()
+            if one.finish is not None or STOP in text or rng.random() < 0.2:
+                continue  # it stays where it is
+            text.append(rng.choice(allowed(one, len(BYTES.tokens))))
+            one.accept(len(text) - 1, text[-1])
+            other.accept(len(text) - 1, text[-1])
+    assert sum(one.finish is not None for one in alone) > len(regexes)
 
 
 @pytest.mark.parametrize("backend", ["xgrammar", "llguidance"], indirect=True)

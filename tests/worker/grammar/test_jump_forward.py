@@ -101,12 +101,13 @@ _patterns = st.lists(_part, min_size=1, max_size=4).map("".join)
 @given(regex=_patterns, data=st.data())
 def test_whatever_is_forced_every_whole_text_begins_with(matcher, jump, tokenizer, regex, data):
     """Forced text and the tokens for it, against a walk that is never forced."""
-    vocab = vocabulary_of(tokenizer.backend).tokens
+    vocabulary = vocabulary_of(tokenizer.backend)
+    vocab = vocabulary.tokens
     forced, free = matcher(regex), matcher(regex)
     text: list[int] = []
 
     def allowed(made) -> list[int]:
-        mask = np.empty(-(-len(vocab) // 32), dtype=np.int32)
+        mask = np.empty(vocabulary.mask_words, dtype=np.int32)
         made.fill_mask(mask)
         bits = np.unpackbits(mask.view(np.uint8), count=len(vocab), bitorder="little")
         return np.flatnonzero(bits).tolist()

@@ -15,18 +15,19 @@ from worker.sampling.masks import apply_masks as reference
 def test_equals_the_reference(device, dtype, count, rows, vocab) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(count, vocab, generator=generator).to(device, dtype)
-    shape = (len(rows), 1 + -(-vocab // 32))
-    words = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32)
-    words[:, 0] = torch.tensor(rows)
-    expected, words = logits.clone(), words.to(device)
-    reference(expected, words)
-    apply_masks(logits, words)
-    assert torch.equal(logits, expected)
+    shape = (len(rows), vocab // 32 + 1)
+    masks = torch.randint(-(2**31), 2**31, shape, generator=generator).to(torch.int32)
+    at = torch.tensor(rows, dtype=torch.int32)
+    expected = logits.cpu().clone()
+    reference(expected, at, masks)
+    apply_masks(logits, at.to(device), masks.to(device))
+    assert torch.equal(logits.cpu(), expected)
 
 
 def test_a_bit_for_each_token() -> None:
     logits = torch.zeros(2, 40)
     word = (1 << 31) | 0b101
-    reference(logits, torch.tensor([[1, word - (1 << 32), 0b10000010]], dtype=torch.int32))
+    masks = torch.tensor([[word - (1 << 32), 0b10000010]], dtype=torch.int32)
+    reference(logits, torch.tensor([1], dtype=torch.int32), masks)
     assert logits[0].eq(0).all()
     assert logits[1].isfinite().nonzero().flatten().tolist() == [0, 2, 31, 33, 39]
