@@ -38,6 +38,7 @@ _REFUSED = {
     sre.ATOMIC_GROUP: "an atomic group",
     sre.POSSESSIVE_REPEAT: "a possessive repetition",
 }
+_REPEATS = (sre.MAX_REPEAT, sre.MIN_REPEAT)
 _STARTS = (sre.AT_BEGINNING, sre.AT_BEGINNING_STRING)
 _ENDS = (sre.AT_END, sre.AT_END_STRING)
 
@@ -77,7 +78,7 @@ def literal(text: str) -> str:
 def _bounded(writer: _Writer, pattern: str, least: int, most: int | None) -> str:
     parsed = _parsed(pattern)
     items = [item for item in parsed if item[0] is not sre.AT]
-    if len(items) == 1 and items[0][0] in (sre.MAX_REPEAT, sre.MIN_REPEAT):
+    if len(items) == 1 and items[0][0] in _REPEATS:
         (kind, (low, high, inner)) = items[0]
         if inner.getwidth() == (1, 1):
             high = high if most is None else min(high, most)
@@ -130,10 +131,11 @@ class _Writer:
             if added or removed:
                 raise GrammarError("flags in a regular expression are not supported")
             return f"({self.sequence(part, starts=starts, ends=ends)})"
-        if kind in (sre.MAX_REPEAT, sre.MIN_REPEAT):
+        if kind in _REPEATS:
             least, most, part = value
             inner = self.sequence(part, starts=False, ends=False)
-            inner = inner if len(part) == 1 and inner[:1] in ("[", "(") else f"({inner})"
+            is_one = len(part) == 1 and part[0][0] not in _REPEATS and inner[:1] in ("[", "(")
+            inner = inner if is_one else f"({inner})"
             return inner + _count(least, None if most is sre.MAXREPEAT else most)
         return self._write_class(_ranges([(kind, value)], wide=False))
 
