@@ -15,6 +15,9 @@ _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _HOST = rf"{_LABEL}(?:\.{_LABEL}){{0,8}}"
 _PERIOD = r"(?:\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D)"
 _PERIOD_TIME = r"T(?:\d+H(?:\d+M(?:\d+S)?)?|\d+M(?:\d+S)?|\d+S)"
+_SEGMENT = r"[A-Za-z0-9._~-]{0,24}"
+_POINTER = r"(?:/(?:[^~/\0]|~[01])*)*"
+_ORIGIN = rf"[A-Za-z][A-Za-z0-9+.-]{{0,15}}://{_HOST}(?::\d{{1,4}})?"
 _URI_CHARACTER = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 
 FORMATS = {
@@ -27,6 +30,14 @@ FORMATS = {
     "ipv4": rf"{_BYTE}(?:\.{_BYTE}){{3}}",
     "ipv6": r"(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}",
     "uuid": r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
-    "uri": rf"[A-Za-z][A-Za-z0-9+.-]{{0,15}}://{_HOST}(?::\d{{1,4}})?(?:/{_URI_CHARACTER}*)*"
+    "uri": rf"{_ORIGIN}(?:/{_URI_CHARACTER}*)*"
     rf"(?:\?{_URI_CHARACTER}*)?(?:#{_URI_CHARACTER}*)?",
+    "json-pointer": _POINTER,
+    "relative-json-pointer": rf"(?:0|[1-9]\d*)(?:#|{_POINTER})",
 }
+# What is more general is written as what is known.
+FORMATS |= {"idn-email": FORMATS["email"], "idn-hostname": FORMATS["hostname"]}
+FORMATS |= dict.fromkeys(("uri-reference", "iri", "iri-reference"), FORMATS["uri"])
+
+# Beside a `maxLength`: shorter than what such schemas have.
+BOUNDED_FORMATS = {"uri": rf"{_ORIGIN}(?:/{_SEGMENT}){{0,4}}"}

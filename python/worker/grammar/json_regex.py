@@ -132,8 +132,6 @@ class _SchemaWriter:
             return None
         if "propertyNames" in schema:
             name = f'"(?:{schema["propertyNames"]["pattern"]})"'
-        elif "properties" in schema:
-            name = f'"{_other_name(list(schema["properties"]))}"'
         else:
             name = _STRING
         return f"{name}: {self.any_of({} if others is True else others)}"
@@ -154,17 +152,6 @@ def _members(listed: list[tuple[str, bool]], other: str | None) -> str:
 
 def _following(listed: list[tuple[str, bool]]) -> str:
     return "".join(f"(?:, {member}){'' if must else '?'}" for member, must in listed)
-
-
-def _other_name(names: list[str]) -> str:
-    """What is none of `names`, without escapes."""
-    behind: dict[str, list[str]] = {}  # by first character
-    for name in names:
-        if name:
-            behind.setdefault(name[0], []).append(name[1:])
-    parts = [f"{plain_characters(behind)}{_PLAIN}*"]
-    parts += [literal(head) + _other_name(rest) for head, rest in behind.items()]
-    return f"(?:{'|'.join(parts if '' in names else [*parts, ''])})"
 
 
 def _listed(member: str, least: int, most: int | None) -> str:

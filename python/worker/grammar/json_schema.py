@@ -9,12 +9,15 @@ properties has no others, unless `additionalProperties` says so.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import unquote
 
 from .base import GrammarError, shown
-from .formats import FORMATS
+from .formats import BOUNDED_FORMATS, FORMATS
 
 Schema = dict[str, Any]
 
@@ -22,7 +25,7 @@ Schema = dict[str, Any]
 _KEYWORDS = {
     "string": {"pattern", "format", "minLength", "maxLength"},
     "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
-    "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"},
+    "array": {"items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"},
     "object": {
         *("properties", "required", "additionalProperties", "patternProperties", "propertyNames"),
         *("minProperties", "maxProperties"),
@@ -35,22 +38,44 @@ _VALIDATION = frozenset({"type", *_CHOICES}.union(*_KEYWORDS.values()))
 _REFUSED = (
     *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies"),
     *("contains", "minContains", "maxContains", "unevaluatedItems", "unevaluatedProperties"),
-    *("$dynamicRef", "$recursiveRef", "additionalItems"),
+    *("$dynamicRef", "$recursiveRef"),
 )
+# Multiples within bounds are listed, if they are not more.
+_MOST_MULTIPLES = 1000
 
 
 # Writes a string's `pattern`, and how many characters it has at least and at most, as the backend
 # is to have it.
 WritePattern = Callable[[str, int, int | None], str]
+# Writes a schema of these values, none other, as `json.dumps` writes them.
+WriteValues = Callable[[list[Any]], Schema]
 
 
-def canonical_schema(text: str, write_pattern: WritePattern) -> str:
+def _as_enum(values: list[Any]) -> Schema:
+    return {"enum": values}
+
+
+def canonical_schema(
+    text: str, write_pattern: WritePattern, write_values: WriteValues = _as_enum
+) -> str:
     """The JSON schema in `text`, in few words. Raises GrammarError."""
     try:
-        root = json.loads(text)
+        root = json.loads(text, parse_constant=_no_json)
     except ValueError as error:
         raise GrammarError(f"it is not JSON: {error}") from error
-    return json.dumps(_Canonical(root, write_pattern).document(), ensure_ascii=False)
+    document = _Canonical(root, write_pattern).document()
+    return json.dumps(document, ensure_ascii=False, default=lambda each: write_values(each.values))
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number in JSON")
+
+
+@dataclass(frozen=True)
+class _Values:
+    """A canonical schema that stands for `enum` and `const`, and is written last."""
+
+    values: list[Any]
 
 
 class _Canonical:
@@ -66,7 +91,8 @@ class _Canonical:
         document = self._schema(self._root)
         return {**document, "$defs": self._definitions} if self._definitions else document
 
-    def _schema(self, schema: Any) -> Schema:
+    def _schema(self, schema: Any) -> Any:
+        """A canonical schema: `_Values`, or an object."""
         if schema is True:
             return {}
         if schema is False:
@@ -83,7 +109,7 @@ class _Canonical:
                 return self._schema(self._merged([given, *parts]))
         for choice in ("anyOf", "oneOf"):
             if choice in given:
-                branches = _list(choice, given.pop(choice))
+                branches = [each for each in _list(choice, given.pop(choice)) if each is not False]
                 return self._choice(choice, [self._merged([given, each]) for each in branches])
         if "const" in given or "enum" in given:
             return _values(given)
@@ -109,11 +135,15 @@ class _Canonical:
         return name
 
     def _resolved(self, pointer: Any) -> Any:
-        """What a JSON pointer into the document names."""
-        if not isinstance(pointer, str) or not re.match(r"#(/|$)", pointer):
+        """What a JSON pointer into the document, or the name of an anchor in it, names."""
+        if not isinstance(pointer, str) or not pointer.startswith("#"):
             raise GrammarError(f"$ref {shown(pointer)}: only references like #/$defs/NAME work")
+        anchor, *steps = unquote(pointer[1:]).split("/")
         target = self._root
-        for step in pointer.split("/")[1:]:
+        if anchor:
+            target = next((each for each in _objects(target) if each.get("$anchor") == anchor), {})
+            steps = steps if target else ["$anchor"]
+        for step in steps:
             step = step.replace("~1", "/").replace("~0", "~")
             try:
                 target = target[int(step)] if isinstance(target, list) else target[step]
@@ -132,13 +162,18 @@ class _Canonical:
             if not isinstance(part, dict):
                 raise GrammarError(f"a schema must be an object, not {shown(part)}")
             for key, value in self._validation(part).items():
-                merged[key] = _both(key, merged[key], value) if key in merged else value
+                if key == "$ref" and value != merged.get(key, value):
+                    merged["allOf"] = [*merged.get("allOf", ()), {key: value}]
+                else:
+                    merged[key] = _both(key, merged[key], value) if key in merged else value
         closed = [part for part in parts if isinstance(part, dict) and _names_all(part)]
         if closed and sum(isinstance(part, dict) and "properties" in part for part in parts) > 1:
             raise GrammarError("additionalProperties beside properties of another schema")
         return merged
 
-    def _choice(self, keyword: str, branches: list[Schema]) -> Schema:
+    def _choice(self, keyword: str, branches: list[Schema]) -> Any:
+        if not branches:
+            raise GrammarError(f"{keyword} allows nothing")
         written = [self._schema(branch) for branch in branches]
         if len(written) == 1:
             return written[0]
@@ -149,9 +184,9 @@ class _Canonical:
                     raise GrammarError("oneOf whose choices may hold together is not supported")
         return {"anyOf": written}
 
-    def _kind(self, schema: Schema) -> Schema:
+    def _kind(self, schema: Any) -> Any:
         """A canonical schema without references at its top."""
-        while "$ref" in schema:
+        while isinstance(schema, dict) and "$ref" in schema:
             schema = self._definitions.get(schema["$ref"].removeprefix("#/$defs/"), {})
         return schema
 
@@ -166,12 +201,14 @@ class _Canonical:
             types = [types]
         if not isinstance(types, list):
             raise GrammarError(f"type must be a string or a list, not {shown(types)}")
-        written = [self._one_type(kind, given) for kind in types]
-        if not written:
+        if not types and "type" not in given:
             return {}
+        if not types:
+            raise GrammarError("schemas of different types that must both hold allow nothing")
+        written = [self._one_type(kind, given) for kind in types]
         return written[0] if len(written) == 1 else {"anyOf": written}
 
-    def _one_type(self, kind: Any, given: Schema) -> Schema:
+    def _one_type(self, kind: Any, given: Schema) -> Any:
         if kind not in _TYPES:
             raise GrammarError(f"type {shown(kind)} is unknown; {', '.join(_TYPES)} are")
         own = {key: given[key] for key in _KEYWORDS.get(kind, ()) if key in given}
@@ -194,10 +231,12 @@ class _Canonical:
         if "format" in given:
             if pattern is not None:
                 raise GrammarError("format beside pattern is not supported")
-            pattern = FORMATS.get(given["format"]) if isinstance(given["format"], str) else None
-            if pattern is None:
-                known = ", ".join(FORMATS)
-                raise GrammarError(f"format {shown(given['format'])} is not supported; {known} are")
+            name = given["format"]
+            if not isinstance(name, str) or name not in FORMATS:
+                raise GrammarError(
+                    f"format {shown(name)} is not supported; {', '.join(FORMATS)} are"
+                )
+            pattern = FORMATS[name] if most is None else BOUNDED_FORMATS.get(name, FORMATS[name])
         if pattern is None:
             if not least and most is None:
                 return {"type": "string"}
@@ -207,17 +246,21 @@ class _Canonical:
         return {"type": "string", "pattern": self._write_pattern(pattern, least, most)}
 
     def _array(self, given: Schema) -> Schema:
-        written: Schema = {"type": "array"}
-        if "prefixItems" in given:
-            prefix = _list("prefixItems", given["prefixItems"])
+        counts = {key: _count(key, given[key]) for key in ("minItems", "maxItems") if key in given}
+        items = given.get("items", True)
+        prefix = given.get("prefixItems", [])
+        if isinstance(items, list):  # as drafts before 2020-12 have it
+            prefix, items = items, given.get("additionalItems", True)
+        prefix = _list("prefixItems", prefix)[: counts.get("maxItems")]
+        if prefix and items is True and counts.get("minItems", 0) <= len(prefix):
+            items = False
+        written: Schema = {
+            "type": "array",
+            "items": items if items is False else self._schema(items),
+        }
+        if prefix:
             written["prefixItems"] = [self._schema(each) for each in prefix]
-        if "items" in given:
-            items = given["items"]
-            written["items"] = items if items is False else self._schema(items)
-        for key in ("minItems", "maxItems"):
-            if key in given:
-                written[key] = _count(key, given[key])
-        return written
+        return {**written, **counts}
 
     def _object(self, given: Schema) -> Schema:
         written: Schema = {"type": "object"}
@@ -234,16 +277,26 @@ class _Canonical:
             if properties or patterns:
                 raise GrammarError("propertyNames beside properties is not supported")
             names = self._schema(given["propertyNames"])
-            if "pattern" not in names:
-                raise GrammarError("propertyNames is supported with a pattern or a length alone")
-            written["propertyNames"] = names
+            if isinstance(names, _Values):
+                properties = dict.fromkeys(names.values, True if others is None else others)
+                others = False
+            elif "pattern" in names:
+                written["propertyNames"] = names
+            else:
+                raise GrammarError("propertyNames is supported with pattern, length or enum alone")
+        is_open = others not in (None, False) or not (properties or patterns)
         if patterns:
             written["patternProperties"] = self._patterns(patterns, properties, others)
+        elif is_open and properties:
+            pattern = self._write_pattern(_none_of(properties), 0, None)
+            written["patternProperties"] = {pattern: self._schema(others)}
+            others = False
+        if not is_open:
+            properties = {k: v for k, v in properties.items() if v is not False or k in required}
         if properties:
             written["properties"] = {k: self._schema(v) for k, v in properties.items()}
         if required:
             written["required"] = required
-        is_open = others not in (None, False) or not (properties or patterns)
         if not isinstance(others, bool | None):
             others = self._schema(others)
         written["additionalProperties"] = is_open if others is None else others
@@ -264,16 +317,55 @@ class _Canonical:
         return {names: self._schema(schema)}
 
 
-def _number(kind: str, given: Schema) -> Schema:
+def _none_of(names: Iterable[str]) -> str:
+    """A pattern of all other names."""
+    tails: dict[str, list[str]] = {}  # by their first characters
+    for name in names:
+        if name:
+            tails.setdefault(name[0], []).append(name[1:])
+    firsts = "".join(map(re.escape, tails))
+    others = f"[^{firsts}][^\0]*" if tails else r"[^\0]+"
+    begun = (f"{re.escape(first)}(?:{_none_of(each)})" for first, each in tails.items())
+    return "|".join([*([] if "" in names else [""]), others, *begun])
+
+
+def _number(kind: str, given: Schema) -> Any:
     for key, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise GrammarError(f"{key} must be a number, not {shown(value)}")
-    if "multipleOf" in given and (kind == "number" or not isinstance(given["multipleOf"], int)):
-        raise GrammarError("multipleOf is supported for integers alone")
-    return {"type": kind, **given}
+    if kind == "number":
+        if "multipleOf" in given:
+            raise GrammarError("multipleOf is supported for integers alone")
+        return {"type": kind, **given}
+    least, most, step = _integers(given)
+    if least is not None and most is not None and least > most:
+        raise GrammarError("the bounds of a number allow nothing")
+    if step == 1 or (least is None and most is None):
+        bounds = {"minimum": least, "maximum": most, "multipleOf": step if step > 1 else None}
+        return {"type": kind} | {key: each for key, each in bounds.items() if each is not None}
+    if least is None or most is None or (most - least) // step >= _MOST_MULTIPLES:
+        raise GrammarError("multipleOf is supported without bounds, or with few values in them")
+    values = list(range(-(-least // step) * step, most + 1, step))
+    if not values:
+        raise GrammarError("the bounds of a number allow nothing")
+    return _Values(values)
 
 
-def _values(given: Schema) -> Schema:
+def _integers(given: Schema) -> tuple[int | None, int | None, int]:
+    """The least and the largest integer, and what all are multiples of."""
+    step = given.get("multipleOf", 1)
+    if step != int(step) or step < 1:
+        raise GrammarError(f"multipleOf must be a positive integer, not {shown(step)}")
+    least = [math.ceil(given["minimum"])] if "minimum" in given else []
+    most = [math.floor(given["maximum"])] if "maximum" in given else []
+    if "exclusiveMinimum" in given:
+        least.append(math.floor(given["exclusiveMinimum"]) + 1)
+    if "exclusiveMaximum" in given:
+        most.append(math.ceil(given["exclusiveMaximum"]) - 1)
+    return max(least, default=None), min(most, default=None), int(step)
+
+
+def _values(given: Schema) -> _Values:
     values = _list("enum", given["enum"]) if "enum" in given else [given["const"]]
     if "enum" in given and "const" in given:
         values = [value for value in values if _same(value, given["const"])]
@@ -285,7 +377,7 @@ def _values(given: Schema) -> Schema:
     values = [value for value in values if any(_is_of(value, kind) for kind in types)]
     if not values:
         raise GrammarError("enum or const leaves no value")
-    return {"enum": values}
+    return _Values(values)
 
 
 def _is_of(value: Any, kind: Any) -> bool:
@@ -321,14 +413,24 @@ def _both(key: str, value: Any, other: Any) -> Any:
         raise GrammarError(f"allOf with property {shown(min(shared))} twice is not supported")
     if value == other:
         return value
+    if key == "allOf":
+        return [*_list(key, value), *_list(key, other)]
+    if key == "enum":
+        return [
+            each for each in _list(key, value) if any(_same(each, o) for o in _list(key, other))
+        ]
+    if key == "multipleOf" and type(value) is type(other) is int:
+        return math.lcm(value, other)
     if key in ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"):
         return max(value, other)
     if key in ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"):
         return min(value, other)
     if key == "type":
-        mine = [value] if isinstance(value, str) else value
-        theirs = [other] if isinstance(other, str) else other
-        return [kind for kind in mine if kind in theirs]
+        mine, theirs = ({each} if isinstance(each, str) else {*each} for each in (value, other))
+        shared = mine & theirs
+        if "number" in mine ^ theirs and "integer" in mine ^ theirs:  # integers are numbers
+            shared.add("integer")
+        return sorted(shared)
     raise GrammarError(f"two schemas with {key} that must both hold are not supported")
 
 
@@ -336,33 +438,45 @@ def _names_all(schema: Schema) -> bool:
     return "additionalProperties" in schema or "patternProperties" in schema
 
 
-def _differ(schema: Schema, other: Schema) -> bool:
+def _differ(schema: Any, other: Any) -> bool:
     """Whether no value is allowed by both canonical schemas, as far as is easily seen."""
     kinds, others = _kinds(schema), _kinds(other)
     if kinds is not None and others is not None and not kinds & others:
         return True
-    if "enum" in schema and "enum" in other:
-        return not any(_same(a, b) for a in schema["enum"] for b in other["enum"])
+    if isinstance(schema, _Values) or isinstance(other, _Values):
+        return _differ_as_values(schema, other)
     shared = set(schema.get("required", ())) & set(other.get("required", ()))
     properties, theirs = schema.get("properties", {}), other.get("properties", {})
     return kinds == others == {"object"} and any(
-        "enum" in properties[name]
-        and "enum" in theirs[name]
-        and _differ(properties[name], theirs[name])
-        for name in shared
+        _differ_as_values(properties[name], theirs[name]) for name in shared
     )
 
 
-def _kinds(schema: Schema) -> set[str] | None:
+def _differ_as_values(schema: Any, other: Any) -> bool:
+    if not isinstance(schema, _Values) or not isinstance(other, _Values):
+        return False
+    return not any(_same(a, b) for a in schema.values for b in other.values)
+
+
+def _kinds(schema: Any) -> set[str] | None:
     """The types of what a canonical schema allows; None: unknown. Integers are numbers."""
-    if "enum" in schema:
-        return {next(k for k in _TYPES if k != "integer" and _is_of(v, k)) for v in schema["enum"]}
+    if isinstance(schema, _Values):
+        return {next(k for k in _TYPES if k != "integer" and _is_of(v, k)) for v in schema.values}
     if "type" in schema:
         return {"number" if schema["type"] == "integer" else schema["type"]}
     if "anyOf" in schema:
         kinds = [_kinds(each) for each in schema["anyOf"]]
         return None if None in kinds else set().union(*(kind for kind in kinds if kind))
     return None
+
+
+def _objects(value: Any) -> Iterator[Schema]:
+    """All JSON objects in a document."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _objects(each)
 
 
 def _list(key: str, value: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from ..messages import GrammarSpec
 from .base import CompiledGrammar, GrammarBackend, GrammarError, GrammarMatcher, Vocabulary
+from .gbnf import canonical_grammar, one_line_rules
 from .json_schema import canonical_schema
 from .pattern import bounded_pattern, canonical_pattern
 from .structural_tag import Part, SpecialTokens, StructuralTag
@@ -23,6 +24,8 @@ _JSON_OPTIONS: Any = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
+# Beyond it floats do not know all integers.
+_LARGEST_INTEGER = 2**53
 
 
 class LLGuidance(GrammarBackend):
@@ -51,7 +54,8 @@ class LLGuidance(GrammarBackend):
                     pattern = canonical_pattern(spec.text)
                     grammar = llguidance.LLMatcher.grammar_from_regex(pattern)
                 case "ebnf":
-                    grammar = llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(spec.text))
+                    rules = one_line_rules(canonical_grammar(spec.text))
+                    grammar = llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(rules))
                 case "structural_tag":
                     grammar = _tag_grammar(StructuralTag.of(spec.text), self._special)
         except (GrammarError, RecursionError):
@@ -68,7 +72,15 @@ class LLGuidance(GrammarBackend):
 
 
 def _schema(text: str) -> str:
-    return canonical_schema(text, bounded_pattern)
+    return canonical_schema(text, bounded_pattern, _enum)
+
+
+def _enum(values: list[Any]) -> dict[str, Any]:
+    """The library reads large integers as floats."""
+    large = [each for each in values if type(each) is int and abs(each) > _LARGEST_INTEGER]
+    if large:
+        raise GrammarError(f"{large[0]} in enum or const is too large; use a string")
+    return {"enum": values}
 
 
 def _tag_grammar(tag: StructuralTag, special: SpecialTokens) -> str:

@@ -65,9 +65,9 @@ def json_pattern(pattern: str, least: int, most: int | None) -> str:
     return _bounded(_Writer(_json_regex_class, empty=""), pattern, least, most)
 
 
-def plain_characters(without: Iterable[str] = ()) -> str:
-    """The characters that stand for themselves in a JSON string, but some."""
-    return _class(_common(_JSON_PLAIN, _without((ord(each), ord(each)) for each in without)))
+def plain_characters() -> str:
+    """Those that stand for themselves in a JSON string."""
+    return _class(_JSON_PLAIN)
 
 
 def literal(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,7 @@ import xgrammar
 
 from ..messages import GrammarSpec
 from .base import CompiledGrammar, GrammarBackend, GrammarError, GrammarMatcher, Vocabulary
+from .gbnf import canonical_grammar
 from .json_schema import canonical_schema
 from .pattern import canonical_pattern, string_rule
 from .structural_tag import Part, SpecialTokens, StructuralTag
@@ -50,7 +52,7 @@ class XGrammar(GrammarBackend):
                 case "regex":
                     compiled = compiler.compile_regex(canonical_pattern(spec.text))
                 case "ebnf":
-                    compiled = compiler.compile_grammar(spec.text)
+                    compiled = compiler.compile_grammar(canonical_grammar(spec.text))
                 case "structural_tag":
                     tag = _tag_format(StructuralTag.of(spec.text), self._special)
                     compiled = compiler.compile_structural_tag(
@@ -68,30 +70,44 @@ class XGrammar(GrammarBackend):
 
 
 _STRING_RULE = re.compile(r'(\w+) ::= Regex\("(\w+)", json_string=true\)\n')
+# The library's characters and escapes of strings take in halves of surrogate pairs, and escapes
+# that hide a name which is excluded; ours are what `json.dumps` writes.
+_CHARACTERS = (r"[^\0-\x1f\"\\\r\n]", r"[ !#-\[\]-\ud7ff\ue000-\U0010ffff]")
+_ESCAPES = (
+    r'([\"\\/bfnrt]) | ("u" [A-Fa-f0-9] [A-Fa-f0-9] [A-Fa-f0-9] [A-Fa-f0-9])',
+    r"[\"\\bfnrt]",
+)
 
 
 def _schema_grammar(text: str) -> str:
     """A JSON schema as EBNF.
 
     The library's masks for patterns take milliseconds where a length is bounded, as the quote that
-    ends the string is no part of their rules. So our own rules are put between the quotes.
+    ends the string is no part of their rules. So our own rules are put between the quotes. Values
+    of an enum are written by us, too, as the library rounds numbers and leaves out spaces.
     """
     names: dict[str, str] = {}  # of our own rules, in place of patterns
 
-    def name_of(pattern: str, least: int, most: int | None) -> str:
-        return names.setdefault(string_rule(pattern, least, most), f"string{len(names)}")
+    def pattern_name(pattern: str, least: int, most: int | None) -> str:
+        rule = f'"\\"" ({string_rule(pattern, least, most)}) "\\""'
+        return names.setdefault(rule, f"own{len(names)}")
 
-    schema = canonical_schema(text, name_of)
+    def values_name(values: list[Any]) -> dict[str, Any]:
+        rule = f"({' | '.join(_literal(value) for value in values)})"
+        return {"type": "string", "pattern": names.setdefault(rule, f"own{len(names)}")}
+
+    schema = canonical_schema(text, pattern_name, values_name)
     grammar = str(xgrammar.Grammar.from_json_schema(schema, any_whitespace=False))
+    grammar = grammar.replace(*_CHARACTERS).replace(*_ESCAPES)
     own = {name: rule for rule, name in names.items()}
     rules = {rule: own[name] for rule, name in _STRING_RULE.findall(grammar)}
     grammar = _STRING_RULE.sub("", grammar)
-    return re.sub(r'"\\"" (\w+) "\\""', lambda found: _quoted(found, rules), grammar)
+    return re.sub(r'"\\"" (\w+) "\\""', lambda found: rules.get(found[1], found[0]), grammar)
 
 
-def _quoted(found: re.Match[str], rules: dict[str, str]) -> str:
-    rule = rules.get(found[1])
-    return found[0] if rule is None else f'"\\"" ({rule}) "\\""'
+def _literal(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'
 
 
 def _tag_format(tag: StructuralTag, special: SpecialTokens) -> _Format:

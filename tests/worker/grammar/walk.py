@@ -44,3 +44,9 @@ def random_text(
         constraint.accept(place, token)
         text += BYTES.tokens[token]
     return None
+
+
+def accepts(grammar: CompiledGrammar, text: bytes) -> bool:
+    """Whether `text` is allowed as a whole, byte by byte."""
+    matcher = grammar.matcher()
+    return all(matcher.accept(1 + byte) for byte in text) and matcher.is_complete
