@@ -413,6 +413,24 @@ async def test_the_loop_of_call_output_and_answer(worker: RunningWorker) -> None
     assert {item.status for item in listed} == {"completed"}
 
 
+async def test_truncation_keeps_calls_with_their_outputs(worker: RunningWorker) -> None:
+    call = {"type": "function_call", "call_id": "1", "name": "now", "arguments": "{}"}
+    items = [
+        {"role": "user", "content": "a" * 1000},
+        {"role": "user", "content": "b" * 1000},
+        call,
+        {"role": "user", "content": "c" * 1000},
+        {"type": "function_call_output", "call_id": "1", "output": "noon"},
+        {"role": "user", "content": "d" * 1000},
+    ]
+    options: dict[str, Any] = {"input": items, "tools": openai.omit, "truncation": "auto"}
+    await create(worker, **options, max_output_tokens=600)
+    assert "noon" in prompt(worker)
+    assert prompt(worker).startswith(f"<|im_start|>user\n{'b' * 1000}")
+    await create(worker, **options, max_output_tokens=1600)
+    assert prompt(worker).startswith(f"<|im_start|>user\n{'d' * 1000}"), "c comes between the two"
+
+
 # ===== what is refused =====
 
 

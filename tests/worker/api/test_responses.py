@@ -193,6 +193,8 @@ async def test_log_probabilities_are_those_of_a_chat(worker: RunningWorker) -> N
             pieces += event.to_dict()["logprobs"]
         if event.type == "response.output_text.done":
             assert event.to_dict()["logprobs"] == entries
+        if event.type == "response.content_part.added":
+            assert event.part.logprobs == [], "nothing is there yet"
     assert pieces == entries
     assert (await create(worker)).output[0].content[0].logprobs == []
 

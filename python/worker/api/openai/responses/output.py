@@ -37,7 +37,7 @@ class OutputItems:
     def end(self, status: str) -> list[Event]:
         """What is left. The last item gets the status; what came before it is completed."""
         events = [event for delta in self._parser.end() for event in self._take(delta)]
-        if self._open is None:
+        if self._open is None and not self.finished:
             events += self._take(TextDelta(""))
         return events + self._close(status)
 
@@ -158,7 +158,7 @@ class _Message(_TextItem):
     part_type = "output_text"
 
     def part(self, text: str) -> Item:
-        return output_text(text, self._logprobs)
+        return output_text(text, self._logprobs.copy())
 
     def beside(self, logprobs: Sequence[Item]) -> dict[str, Any]:
         return {"logprobs": logprobs}

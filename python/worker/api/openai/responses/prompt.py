@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ...errors import ApiError, bad_request
 from ...service import WorkerService
 from ..chat_prompt import reasoning_variables, rendered_chat
-from ..types import ChatMessage
+from .messages import chat_message, messages_of, starts_of
 from .store import Item, ResponseStore, StoredResponse
 from .types import ItemReference, Message, OtherItem, PromptBody
 
 _PREFIX = "resp_"
-
-# Items that nobody but the assistant writes.
-_WRITTEN = ("reasoning", "function_call")
 
 
 def response_id(key: str) -> str:
@@ -117,8 +113,8 @@ async def prompt_for(
     variables = reasoning_variables(
         service, effort, body.chat_template_kwargs, param="reasoning.effort"
     )
-    head = [] if body.instructions is None else [_message("system", body.instructions)]
-    messages = list(_messages(items))
+    head = [] if body.instructions is None else [chat_message("system", body.instructions)]
+    messages = messages_of(items)
 
     async def prompt_from(start: int) -> tuple[str, list[int]]:
         rendered = rendered_chat(
@@ -137,8 +133,7 @@ async def prompt_for(
     if body.truncation != "auto" or len(whole[1]) + (limit or 1) <= longest:
         return whole
     room = limit or longest // 2
-    # Templates want a user's message first.
-    starts = [place for place, message in enumerate(messages) if message.role == "user"]
+    starts = starts_of(messages)
     low, high = 0, len(starts) - 1
     while low < high:
         middle = (low + high) // 2
@@ -148,69 +143,3 @@ async def prompt_for(
         else:
             low = middle + 1
     return await prompt_from(starts[low]) if starts else whole
-
-
-@dataclass
-class _Turn:
-    """A message of the assistant that is put together from items that follow each other."""
-
-    reasoning: list[str] = field(default_factory=list)
-    parts: list[Item] = field(default_factory=list)
-    calls: list[Item] = field(default_factory=list)
-
-    def goes_on_with(self, item: Item) -> bool:
-        """Calls end a turn: what is written between them and their outputs is part of it."""
-        return bool(self.calls) or item["type"] == "function_call" or not self.parts
-
-    def add(self, item: Item) -> None:
-        """The next item of the assistant."""
-        match item["type"]:
-            case "reasoning":
-                self.reasoning += [part["text"] for part in item.get("content") or ()]
-            case "message":
-                self.parts += _text_parts(item["content"])
-            case "function_call":
-                function = {"name": item["name"], "arguments": item["arguments"]}
-                call = {"id": item["call_id"], "type": "function", "function": function}
-                self.calls.append(call)
-
-    def message(self) -> Iterable[ChatMessage]:
-        """None if nothing was said: reasoning alone leads to nothing."""
-        if self.parts or self.calls:
-            yield _message(
-                "assistant",
-                self.parts or None,
-                reasoning_content="".join(self.reasoning) or None,
-                tool_calls=self.calls or None,
-            )
-
-
-def _messages(items: Iterable[Item]) -> Iterable[ChatMessage]:
-    """As a chat has them: what the assistant thought, said and called is one message."""
-    turn = _Turn()
-    for item in items:
-        is_written = item["type"] in _WRITTEN or item.get("role") == "assistant"
-        if not is_written or not turn.goes_on_with(item):
-            yield from turn.message()
-            turn = _Turn()
-        if is_written:
-            turn.add(item)
-        elif item["type"] == "message":
-            yield _message(item["role"], _text_parts(item["content"]))
-        else:
-            output = item["output"]
-            yield _message(
-                "tool",
-                output if isinstance(output, str) else _text_parts(output),
-                tool_call_id=item["call_id"],
-                name=item.get("name"),
-            )
-    yield from turn.message()
-
-
-def _text_parts(parts: Iterable[Item]) -> list[Item]:
-    return [{"type": "text", "text": part["text"]} for part in parts]
-
-
-def _message(role: str, content: str | list[Item] | None, **more: Any) -> ChatMessage:
-    return ChatMessage.model_validate({"role": role, "content": content, **more})
