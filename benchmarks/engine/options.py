@@ -9,7 +9,7 @@ from typing import Any
 
 from worker.config import MEMORY, RUNTIME, ServerArgs
 
-from .models import model_folder
+from .models import CONFIGS, model_folder
 
 _OF_THE_MODEL = ("dtype", "context_length", "device", "quantization", "kv_cache_dtype")
 _SKIPPED = tuple(
@@ -20,16 +20,20 @@ _SKIPPED = tuple(
 )
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that knows --model, --seed, and a worker's options."""
+def parser(description: str | None, own_weights: str | None = None) -> argparse.ArgumentParser:
+    """A parser that knows --model, --seed, and a worker's options.
+
+    With `own_weights`, which is the default then, models that have weights may be named, too.
+    """
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument(
         "--model",
-        type=_model,
-        default="llama-3.1-8b",
-        help="a shipped shape (llama-3.1-8b, qwen3-0.6b, tiny) or a folder with a config.json",
+        type=_shape if own_weights is None else _model,
+        default=own_weights or "llama-3.1-8b",
+        help="a shipped shape (llama-3.1-8b, qwen3-0.6b, tiny) or a folder with a config.json"
+        + ("" if own_weights is None else "; or what a worker takes as its --model-path"),
     )
     made.add_argument("--seed", type=int, default=0, help="of prompts and weights")
     ServerArgs.add_cli_arguments(made, skip=_SKIPPED)
@@ -44,6 +48,12 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
 
 
 def _model(name_or_path: str) -> str:
+    """A shape, or whatever else it is, for an engine to find."""
+    shape = CONFIGS / name_or_path
+    return str(shape) if shape.is_dir() else name_or_path
+
+
+def _shape(name_or_path: str) -> str:
     try:
         return str(model_folder(name_or_path))
     except FileNotFoundError as error:

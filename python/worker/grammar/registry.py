@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .base import GrammarBackend, Vocabulary
 
 # The class of each, by `--grammar-backend`.
-_BACKENDS = {
+BACKENDS = {
     "xgrammar": ("xgrammar", "XGrammar"),
     "llguidance": ("llguidance", "LLGuidance"),
     "outlines": ("outlines", "Outlines"),
@@ -17,7 +17,7 @@ _BACKENDS = {
 
 def grammar_backend(name: str, vocabulary: Vocabulary) -> GrammarBackend:
     """The backend called `name`, for texts of `vocabulary`."""
-    module, kind = _BACKENDS[name]
+    module, kind = BACKENDS[name]
     make: Callable[[Vocabulary], GrammarBackend] = getattr(
         importlib.import_module(f".{module}", __package__), kind
     )
