@@ -369,6 +369,11 @@ class ServerArgs:
         "Library for JSON schemas, regular expressions and grammars that answers are held to.",
         choices=("xgrammar", "llguidance", "outlines"),
     )
+    disable_jump_forward: bool = _option(
+        RUNTIME,
+        False,
+        "Have the model say what a grammar leaves no choice about, token by token. For debugging.",
+    )
     enable_custom_logit_processor: bool = _option(
         RUNTIME,
         False,

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..messages import FinishReason
 from .base import CompiledGrammar, Vocabulary
+from .jump_forward import JumpForward
 from .mask_filler import MaskFiller
 
 _DEAD_END = "The grammar leads to where no token of this model may follow."
@@ -21,10 +22,15 @@ class Constraint:
     """
 
     def __init__(
-        self, grammar: CompiledGrammar, vocabulary: Vocabulary, stop_token_ids: Iterable[int]
+        self,
+        grammar: CompiledGrammar,
+        vocabulary: Vocabulary,
+        stop_token_ids: Iterable[int],
+        jump_forward: JumpForward | None = None,
     ) -> None:
         self._matcher = grammar.matcher()
         self._vocabulary = vocabulary
+        self._jump_forward = jump_forward
         self._accepted = 0
         self._mask: np.ndarray | None = None  # None where it was not looked at yet
         self._finish: FinishReason | None = None
@@ -65,6 +71,21 @@ class Constraint:
             self._mask = None
         else:
             self._end(_failed(f"Token {token} came, which the grammar does not allow here."))
+
+    def jump_forward(self, before: Sequence[int], least: int, most: int) -> list[int]:
+        """The answer's next tokens, if the grammar forces at least `least` of them; no more than
+        `most`. They are accepted, and need not be drawn. `before` are the last tokens of prompt and
+        answer so far.
+        """
+        if self._jump_forward is None or self.finish is not None:
+            return []
+        tokens = self._jump_forward.advance(
+            self._matcher, before, self._stops, least=least, most=most
+        )
+        if tokens:
+            self._accepted += len(tokens)
+            self._mask = None
+        return tokens
 
     def _end(self, finish: FinishReason) -> None:
         """What comes now is dropped: anything may, so that there is something to draw."""

@@ -33,10 +33,17 @@ class JumpForward:
         self._mask = np.empty(vocabulary.mask_words, dtype=np.int32)
 
     def advance(
-        self, matcher: GrammarMatcher, before: Sequence[int], least: int, stops: Collection[int]
+        self,
+        matcher: GrammarMatcher,
+        before: Sequence[int],
+        stops: Collection[int] = (),
+        *,
+        least: int = 1,
+        most: int,
     ) -> list[int]:
-        """Have `matcher` go on over what is forced, if that is at least `least` tokens; returns
-        them, or nothing. `before` are the last tokens of the text so far, `stops` never come.
+        """Have `matcher` go on over what is forced, by at least `least` tokens and at most `most`;
+        returns them, or nothing. `before` are the last tokens of the text so far, `stops` never
+        come.
 
         Where a token that the grammar allows would reach beyond the forced text, the model is asked
         for that part.
@@ -48,7 +55,7 @@ class JumpForward:
         if len(tokens) < least:
             return []
         left, count = len(forced), 0
-        for token in tokens:
+        for token in tokens[:most]:
             if token in stops or self._reaches_beyond(matcher, left) or not matcher.accept(token):
                 break
             left -= len(self._tokens[token])

@@ -51,8 +51,9 @@ class BatchLog:
         step = self._scheduler.launched
         if step is None:
             return
-        if step.prefills:
-            self._log_prefill(step.prefills)
+        prompts = [chunk for chunk in step.prefills if not chunk.forced]
+        if prompts:
+            self._log_prefill(prompts)
             return
         self._decode_steps += 1
         if self._decode_steps >= self._interval:

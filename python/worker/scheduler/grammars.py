@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +14,10 @@ from ..embedded_models import resolve_model_path
 from ..grammar.base import CompiledGrammar, GrammarError, Vocabulary
 from ..grammar.compiler import Compiled, CompilerAnswer, GrammarCompiler, LoadedBackend, loaded
 from ..grammar.constraint import Constraint, look_ahead, write_masks
+from ..grammar.jump_forward import JumpForward
 from ..grammar.mask_filler import MaskFiller
 from ..messages import FinishReason, GrammarSpec
-from ..tokenization.tokenizer import load_tokenizer
+from ..tokenization.tokenizer import Tokenizer, load_tokenizer
 from .request import Request
 
 # How many grammars there may be, and how many bytes as they were compiled; loaded they are smaller.
@@ -38,7 +40,8 @@ class Grammars:
     """The last ones used, bad ones among them, so that nobody compiles the same again.
 
     Without a `backend` there are none. A follower of other ranks has no `compiler`: it is told what
-    was compiled, in the order that all ranks know.
+    was compiled, in the order that all ranks know. With `encode`, which makes tokens of a text,
+    answers jump forward over what their grammar forces.
     """
 
     def __init__(
@@ -46,10 +49,12 @@ class Grammars:
         backend: LoadedBackend | None = None,
         compiler: GrammarCompiler | None = None,
         filler: MaskFiller | None = None,
+        encode: Callable[[str], list[int]] | None = None,
     ) -> None:
         self._backend = backend
         self._compiler = compiler
         self._filler = filler or MaskFiller()
+        self._encode = encode
         self._known: OrderedDict[GrammarSpec, _Known] = OrderedDict()
         self._known_bytes = 0
         self._waiting: dict[GrammarSpec, list[Request]] = {}
@@ -68,9 +73,12 @@ class Grammars:
         if args.skip_tokenizer_init:
             return cls()
 
+        @cache
+        def tokenizer() -> Tokenizer:
+            return load_tokenizer(resolve_model_path(args.tokenizer_path or args.model_path))
+
         def vocabulary() -> Vocabulary:
-            path = resolve_model_path(args.tokenizer_path or args.model_path)
-            token_bytes = load_tokenizer(path).token_bytes
+            token_bytes = tokenizer().token_bytes
             texts = [token for token in range(vocab_size) if token not in eos_token_ids]
             shown = {token: token_bytes.of(token, True) for token in texts}
             hidden = {token: token_bytes.of(token, False) for token in texts if not shown[token]}
@@ -79,9 +87,16 @@ class Grammars:
                 special={token: text for token, text in hidden.items() if text},
             )
 
+        def encode(text: str) -> list[int]:
+            return tokenizer().encode(text, add_special_tokens=False)
+
         backend = LoadedBackend(args.grammar_backend, vocabulary)
-        filler = MaskFiller.for_rank(args.num_threads, args.tp_size)
-        return cls(backend, GrammarCompiler(backend) if compiles else None, filler)
+        return cls(
+            backend,
+            GrammarCompiler(backend) if compiles else None,
+            MaskFiller.for_rank(args.num_threads, args.tp_size),
+            None if args.disable_jump_forward else encode,
+        )
 
     def __len__(self) -> int:
         """How many requests wait."""
@@ -166,6 +181,13 @@ class Grammars:
         if self._compiler is not None:
             self._compiler.close()
 
+    @cached_property
+    def _jump_forward(self) -> JumpForward | None:
+        """Made with the first grammar, when there is a tokenizer."""
+        if self._encode is None or self._backend is None:
+            return None
+        return JumpForward(self._backend.vocabulary, self._encode)
+
     def _refusal(self, spec: GrammarSpec) -> str | None:
         if self._backend is None:
             return _NO_TOKENIZER
@@ -178,7 +200,9 @@ class Grammars:
             request.finish = _refused(str(grammar))
             return
         assert self._backend is not None
-        request.constraint = Constraint(grammar, self._backend.vocabulary, request.stop_token_ids)
+        request.constraint = Constraint(
+            grammar, self._backend.vocabulary, request.stop_token_ids, self._jump_forward
+        )
         request.finish = request.constraint.finish
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..cache.kv_cache import Sequence
 from ..grammar.constraint import Constraint
+from ..grammar.jump_forward import CONTEXT_TOKENS
 from ..messages import Embedding, FinishReason, SamplingParams, TokenChunk
 from ..sampling.processing import RowProcessor
 from .details import Details, Found
@@ -137,6 +138,25 @@ class Request:
         elif self.length - self.pending == self.max_length:
             self.finish = FinishReason("length")
 
+    def jump_forward(self, least: int) -> int:
+        """Take the tokens that the grammar forces next, if that is at least `least`; returns how
+        many, and sets `finish` if the last one is among them. What is pending is void then.
+        """
+        if self.constraint is None or self.details is not None or self.processor is not None:
+            return 0  # each token's logits are wanted, or seen
+        start = self.length - self.pending
+        before = self.tokens[max(start - CONTEXT_TOKENS, 0) : start].tolist()
+        tokens = self.constraint.jump_forward(before, least, self.max_length - start)
+        if not tokens:
+            return 0
+        self.length, self.pending = start + len(tokens), 0
+        self.tokens[start : self.length] = tokens
+        self.unsent += tokens
+        self.finish = self.constraint.finish
+        if self.finish is None and self.length == self.max_length:
+            self.finish = FinishReason("length")
+        return len(tokens)
+
     def end_prompt(self) -> None:
         """All that a prompt-only request wants is computed: sets `finish`."""
         assert self.is_prompt_only
@@ -144,9 +164,9 @@ class Request:
 
     @property
     def wants_to_send(self) -> bool:
-        """Whether enough tokens have gathered for a chunk: the first one alone is enough."""
+        """Whether enough tokens have gathered for a chunk: the first ones always are."""
         gathered = 0 < self.stream_interval <= len(self.unsent)
-        is_first = self.output_length - self.pending == 1
+        is_first = 0 < len(self.unsent) == self.output_length - self.pending
         return gathered or is_first or self.finish is not None
 
     def take_chunk(self) -> Answer:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import msgspec
@@ -70,7 +70,8 @@ class SchedulerOptions:
     `considerate_chunk_size` is the chunk while far more requests decode than wait for prefill:
     every one of them waits for it. None: as large as always. With `prefix_sharing` a step says what
     its sequences share. `max_queued_requests` None is no limit. `embeds`: the model makes a vector
-    of each text, and knows `token_types` types of token.
+    of each text, and knows `token_types` types of token. `jump_forward_cost`: a decode step that
+    also computes forced tokens takes as long as so many steps more.
     """
 
     context_length: int
@@ -89,27 +90,33 @@ class SchedulerOptions:
     max_queued_requests: int | None = None
     embeds: bool = False
     token_types: int = 1
+    jump_forward_cost: int = 0
 
 
 @dataclass(frozen=True)
 class _Flight:
     """A step that was launched: the requests that get a token, those that end without one, what
-    others are told, and the result to come.
+    others are told, and the result to come. What is drawn for those that were `overtaken` is void:
+    their grammars forced other tokens in its place.
     """
 
     sampled: list[Request]
     prompts_ended: list[Request]
     wishes: list[Wish]
     result: PendingResult
+    overtaken: set[Request] = field(default_factory=set)
 
 
 @dataclass
 class Counters:
-    """Totals since the start, in tokens and events. `steps` are those that were launched."""
+    """Totals since the start, in tokens and events. `steps` are those that were launched;
+    `forced_tokens` are those of the generated ones that no step was asked for.
+    """
 
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     generated_tokens: int = 0
+    forced_tokens: int = 0
     retractions: int = 0
     steps: int = 0
 
@@ -119,7 +126,8 @@ class Scheduler:
 
     A request waits (`waiting`), is prefilled, in chunks if it is long (`partial` is the one that
     is in the middle of it), decodes (`running`), and ends; when memory runs out it is retracted to
-    `waiting`.
+    `waiting`. Where its grammar forces tokens, these are appended, and computed as a chunk of its
+    own beside the decodes (`jumped` are the running ones of which some are still to be computed).
 
     `launch` starts computing a step, which ends with a token for each of `step.sampled`. With
     `options.overlap` the next step is planned and launched before the tokens of the last one are
@@ -143,6 +151,7 @@ class Scheduler:
         self.waiting: list[Request] = []  # by arrival
         self.running = RunningRequests()
         self.partial: Request | None = None
+        self.jumped: dict[Request, None] = {}
         self.counters = Counters()
         self.launched: Step | None = None
         self._launch = launch
@@ -200,12 +209,16 @@ class Scheduler:
 
     def _enqueue(self, request: Request) -> list[Answer]:
         """Have a new request wait to be admitted, unless it waits for its grammar."""
-        if request.finish is not None:  # its grammar is bad, or allows nothing
-            del self._requests[request.rid]
-            return [request.take_chunk()]
-        if request not in self.grammars:
+        if request in self.grammars:
+            return []
+        if request.finish is None:
+            self._count_forced(request.jump_forward(least=1))
+        if request.finish is None:
             bisect.insort(self.waiting, request, key=lambda waiting: waiting.arrival)
-        return []
+            return []
+        # Its grammar is bad, allows nothing, or one text alone.
+        del self._requests[request.rid]
+        return [request.take_chunk()]
 
     def take_grammar(self, compiled: Compiled) -> None:
         """A grammar is there; those who waited for it go on."""
@@ -296,9 +309,11 @@ class Scheduler:
         decodes = self._decodes()
         if self._admission_rests > 0:
             self._admission_rests -= 1
-        if not (self._prefilled_last and decodes.requests) and self._wants_prefill():
+        runs_any = decodes.requests or self.jumped
+        if not (self._prefilled_last and runs_any) and self._wants_prefill():
             prefills = self._plan_prefill()
             if prefills:
+                prefills += self._plan_forced(prefills)
                 mixed = self.options.enable_mixed_chunk
                 self._prefilled_last = not mixed
                 if not mixed:
@@ -306,8 +321,8 @@ class Scheduler:
                 return self._step(decodes.only([self._grow(r) for r in decodes.requests]), prefills)
         self._prefilled_last = False
         decodes = self._make_room(decodes)
-        if decodes.requests:
-            return self._step(decodes, [])
+        if decodes.requests or self.jumped:
+            return self._step(decodes, self._plan_forced([]))
         if not self._requests:
             self._estimate.when_idle()
             self.cache.check()
@@ -340,7 +355,7 @@ class Scheduler:
         for place, (request, token) in enumerate(zip(flight.sampled, result.tokens, strict=True)):
             if request.constraint is None or place in result.failures:
                 continue
-            if self._is_here(request):
+            if self._awaits(flight, request):
                 request.follow(token)
                 told.append(request.constraint)
         return told
@@ -348,7 +363,9 @@ class Scheduler:
     def _decodes(self) -> PrefixOrder:
         """Running requests that want another token than the pending ones."""
         running = self.running.in_prefix_order()
-        return running.only([r.length < r.max_length for r in running.requests])
+        return running.only(
+            [r.length < r.max_length and r not in self.jumped for r in running.requests]
+        )
 
     def _step(self, decodes: PrefixOrder, prefills: list[PrefillChunk]) -> Step:
         """A step in which both kinds stand in the order of their slots; without shared prefixes
@@ -373,8 +390,7 @@ class Scheduler:
 
     def _plan_prefill(self) -> list[PrefillChunk]:
         """The prompts, or chunks of them, that are computed next; their requests are admitted."""
-        chunk_size = self._chunk_size()
-        budget = min(chunk_size or self.options.max_prefill_tokens, self.options.max_prefill_tokens)
+        budget = self._prefill_budget()
         planned: list[PrefillChunk] = []
         room = self._room_left()
         if self.partial is not None:
@@ -386,8 +402,25 @@ class Scheduler:
             self._place(chunk)
             budget -= len(chunk)
         if self.waiting and budget > 0 and self.partial is None:
-            self._admit(planned, budget, room, may_split=chunk_size is not None)
+            self._admit(planned, budget, room, may_split=self._chunk_size() is not None)
         return planned
+
+    def _plan_forced(self, beside: list[PrefillChunk]) -> list[PrefillChunk]:
+        """Forced tokens, as many as a step can compute `beside` other chunks."""
+        budget = self._prefill_budget() - sum(map(len, beside))
+        planned = []
+        for request in self.jumped:
+            start = sequence_of(request).computed
+            end = min(request.length, start + budget)
+            if start < end and self._grow(request, end):
+                planned.append(PrefillChunk(request, start, end, forced=True))
+                budget -= end - start
+        return planned
+
+    def _prefill_budget(self) -> int:
+        """How many tokens of prompts a step computes."""
+        most = self.options.max_prefill_tokens
+        return min(self._chunk_size() or most, most)
 
     def _chunk_size(self) -> int | None:
         waiting = len(self.waiting) + (self.partial is not None)
@@ -478,12 +511,14 @@ class Scheduler:
         return self.cache.grow(sequence_of(request), length)
 
     def _make_room(self, decodes: PrefixOrder) -> PrefixOrder:
-        """Give each of `decodes` a slot for its last token, oldest first; others are retracted.
+        """Give each of `decodes` a slot for its last token, and those that jumped slots for theirs,
+        oldest first; others are retracted.
 
-        Returns those that can go on.
+        Returns those that can decode.
         """
         lengths = np.array([request.length for request in decodes.requests], dtype=np.int32)
-        if self.cache.grow_by_one([sequence_of(r) for r in decodes.requests], lengths):
+        sequences = [sequence_of(request) for request in decodes.requests]
+        if all(map(self._grow, self.jumped)) and self.cache.grow_by_one(sequences, lengths):
             if decodes.requests:
                 self._estimate.after_decode()
             return decodes
@@ -519,7 +554,10 @@ class Scheduler:
         """A launched step counts as computed: later ones are computed after it."""
         for chunk in step.prefills:
             sequence_of(chunk.request).computed = chunk.end
-            self.cache.publish(sequence_of(chunk.request), chunk.request.text)
+            if not chunk.forced:
+                self.cache.publish(sequence_of(chunk.request), chunk.request.text)
+            elif chunk.is_last:
+                del self.jumped[chunk.request]
         for request in step.decodes:
             sequence_of(request).computed = request.length
         for request in flight.sampled:
@@ -533,13 +571,15 @@ class Scheduler:
         hand_out(flight.wishes, result)
         self.grammars.look_ahead(self._follow(flight, result))
         for place, (request, token) in enumerate(zip(flight.sampled, result.tokens, strict=True)):
-            if not self._is_here(request):
+            if not self._awaits(flight, request):
                 continue
             if place in result.failures:
                 self._reject(request, result.failures[place])
                 continue
             request.take_token(token)
             self.counters.generated_tokens += 1
+            if request.finish is None:
+                self._jump_forward(request)
             if request.finish is not None:
                 self._leave(request)
             if request.wants_to_send:
@@ -553,6 +593,33 @@ class Scheduler:
             request.end_prompt()
             self._leave(request)
             self._chunks.append(request.take_chunk())
+
+    def _jump_forward(self, request: Request) -> None:
+        """Append what the grammar of a running request forces, where that is worth its cost.
+
+        A token that is being computed meanwhile is thus drawn in vain; the step that would have
+        decoded it computes all that is forced, and draws what follows.
+        """
+        least = 1 + request.pending  # so that at least one step is saved
+        if not (self.jumped or self._wants_prefill()):  # else there is such a step anyway
+            least += self.options.jump_forward_cost * len(self.running)
+        is_drawn = request.pending > 0
+        forced = request.jump_forward(least)
+        if not forced:
+            return
+        self._count_forced(forced)
+        self.jumped[request] = None
+        if is_drawn:
+            assert self._flight is not None
+            self._flight.overtaken.add(request)
+
+    def _count_forced(self, tokens: int) -> None:
+        self.counters.generated_tokens += tokens
+        self.counters.forced_tokens += tokens
+
+    def _awaits(self, flight: _Flight, request: Request) -> bool:
+        """Whether a token that `flight` brings for `request` is its next one."""
+        return self._is_here(request) and request not in flight.overtaken
 
     def _is_here(self, request: Request) -> bool:
         """False if it has ended while a step with it was computed."""
@@ -599,6 +666,7 @@ class Scheduler:
 
     def _drop(self, request: Request) -> None:
         """Take `request` out of the list that it is in."""
+        self.jumped.pop(request, None)
         if request is self.partial:
             self.partial = None
         elif request.sequence is not None:
@@ -617,7 +685,7 @@ class Scheduler:
         if request.admitted_before:
             return
         request.admitted_before = True
-        request.cached_tokens = cached_tokens
+        request.cached_tokens = cached_tokens = min(cached_tokens, request.prompt_length)
         self.counters.prompt_tokens += request.prompt_length
         self.counters.cached_prompt_tokens += cached_tokens
 

@@ -36,6 +36,10 @@ _MAX_RUNNING_REQUESTS = (256, 4096)
 
 _CUDA_GRAPH_MAX_BS = 512
 
+# What a step outside of the CUDA graphs takes longer than one inside, in decode steps: an estimate
+# for models of some billion parameters, whose launches take a few times as long as their kernels.
+_JUMP_FORWARD_COST = 4
+
 
 def build_scheduler(
     args: ServerArgs,
@@ -92,6 +96,7 @@ def _build(
         eos_token_ids=config.eos_token_ids,
         embeds=config.pooling is not None,
         token_types=config.token_types,
+        jump_forward_cost=_JUMP_FORWARD_COST if on_gpu and not args.disable_cuda_graph else 0,
     )
     ready = Ready(
         context_length=context_length,

@@ -20,11 +20,15 @@ from .request import Request
 
 @dataclass(frozen=True)
 class PrefillChunk:
-    """Tokens [start, end) of a request's text are computed in this step."""
+    """Tokens [start, end) of a request's text are computed in this step.
+
+    `forced`: a grammar forced them upon a request that runs.
+    """
 
     request: Request
     start: int
     end: int
+    forced: bool = False
 
     @property
     def is_last(self) -> bool:
@@ -117,7 +121,7 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
         out_slots=concatenated(slots),
         sampled=sampled,
         prompts_ended=np.array(ended, dtype=np.int32),
-        sampling=[_sampling_row(c.request) for c in step.prefills if c.gives_token],
+        sampling=[_sampling_row(c.request) for c in step.prefills if _is_new_to_sampling(c)],
         shared_lens=step.shared_lens,
         given=given,
         scoring=new_token_scoring(step.wishes, sampled),
@@ -157,6 +161,11 @@ def _given_embeddings(step: Step, starts: np.ndarray) -> GivenEmbeddings[np.ndar
     if not tokens:
         return None
     return GivenEmbeddings(np.concatenate(tokens), np.concatenate(embeddings))
+
+
+def _is_new_to_sampling(chunk: PrefillChunk) -> bool:
+    """Whether tokens are drawn for its request from now on, or penalties must learn of others."""
+    return chunk.gives_token and (not chunk.forced or chunk.request.sampling.has_penalties)
 
 
 def _sampling_row(request: Request) -> SamplingRow:

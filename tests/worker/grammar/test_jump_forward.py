@@ -113,7 +113,7 @@ def test_whatever_is_forced_every_whole_text_begins_with(matcher, jump, tokenize
         return np.flatnonzero(bits).tolist()
 
     for _ in range(12):
-        tokens = jump.advance(forced, text, 1, ())
+        tokens = jump.advance(forced, text, most=99)
         for place, token in enumerate(tokens):
             assert not free.is_complete
             rest = b"".join(vocab[each] for each in tokens[place:])
@@ -136,23 +136,23 @@ def words(tokenizer, tokens: list[int]) -> list[str]:
 
 
 def test_forced_text_is_cut_into_tokens_as_the_tokenizer_does(matcher, jump, tokenizer):
-    tokens = jump.advance(matcher("in the door.*"), [], 1, ())
+    tokens = jump.advance(matcher("in the door.*"), [], most=99)
     assert words(tokenizer, tokens) == ["in", " the", " ", "d", "o", "or"]
 
 
 def test_what_a_longer_token_may_cover_is_left_to_the_model(matcher, jump, tokenizer):
     for regex, certain in [("a t[a-z]+", "a"), ("a t[a-f]+", "a t"), ("a th[f-z]+", "a th")]:
-        assert tokenizer.decode(jump.advance(matcher(regex), [], 1, ())) == certain, regex
+        assert tokenizer.decode(jump.advance(matcher(regex), [], most=99)) == certain, regex
 
 
 def test_a_character_that_may_end_in_several_ways_is_left_to_the_model(matcher, jump, tokenizer):
-    tokens = jump.advance(matcher("ab(è|ê)"), [], 1, ())
+    tokens = jump.advance(matcher("ab(è|ê)"), [], most=99)
     assert tokenizer.decode(tokens) == "ab"
     inside = matcher("ab(è|êc)d")
     first = tokenizer.encode("ê", False)[:1]
     feed(inside, tokenizer, "ab")
     assert inside.accept(first[0])
-    assert jump.advance(inside, first, 1, ()) == []  # what follows begins inside a character
+    assert jump.advance(inside, first, most=99) == []  # what follows begins inside a character
 
 
 def test_tokens_before_a_seam_count_if_they_stay_as_they_are(jump, tokenizer):
@@ -167,24 +167,31 @@ def test_tokens_before_a_seam_count_if_they_stay_as_they_are(jump, tokenizer):
 
 
 def test_text_that_looks_like_a_special_token_is_not_forced(matcher, jump):
-    assert jump.advance(matcher(r"<\|im_end\|>x"), [], 1, ()) == []
+    assert jump.advance(matcher(r"<\|im_end\|>x"), [], most=99) == []
 
 
 def test_stop_tokens_are_not_forced(matcher, jump, tokenizer):
     (b,) = tokenizer.encode("b", False)
     made = matcher("aabc")
-    assert words(tokenizer, jump.advance(made, [], 1, {b})) == ["a", "a"]
+    assert words(tokenizer, jump.advance(made, [], {b}, most=99)) == ["a", "a"]
     assert made.forced_text() == b"bc"
 
 
 def test_with_too_few_tokens_nothing_happens(matcher, jump):
     made = matcher("abc(d|e)")
-    assert jump.advance(made, [], 4, ()) == []
+    assert jump.advance(made, [], least=4, most=99) == []
     assert made.forced_text() == b"abc"
     made = matcher("ab t[a-z]+")  # of which the last part is left to the model
-    assert jump.advance(made, [], 3, ()) == []
+    assert jump.advance(made, [], least=3, most=99) == []
     assert made.forced_text() == b"ab t"
-    assert len(jump.advance(made, [], 2, ())) == 2
+    assert len(jump.advance(made, [], least=2, most=99)) == 2
+
+
+def test_with_too_many_tokens_some_are_left(matcher, jump, tokenizer):
+    made = matcher("abc(d|e)")
+    assert tokenizer.decode(jump.advance(made, [], most=2)) == "ab"
+    assert made.forced_text() == b"c"
+    assert jump.advance(made, [], least=2, most=1) == []
 
 
 def test_sentencepiece_puts_no_space_before_a_forced_text():
