@@ -99,7 +99,9 @@ async def test_the_clients_own_way_for_pydantic_models(worker: RunningWorker) ->
         model="tiny", messages=[{"role": "user", "content": "hi"}], response_format=City
     )
     assert answer.choices[0].message.parsed == City(name="in", population=5)
-    grammar = sent(worker)
+    again: list[Any] = [*CHAT["messages"], answer.choices[0].message, *CHAT["messages"]]
+    await worker.openai().chat.completions.create(model="tiny", messages=again)
+    grammar = worker.scheduler.requests[0].sampling.grammar
     assert grammar is not None
     assert list(json.loads(grammar.text)["properties"]) == ["name", "population"]
 

@@ -81,10 +81,14 @@ def schemas(tools: Sequence[ToolDefinition]) -> dict[str, dict[str, Any]]:
 
 
 class CalledFunction(RequestModel):
-    """`arguments` are JSON, if the model wrote it well."""
+    """`arguments` are JSON, if the model wrote it well.
+
+    `parsed_arguments` are what the client's `parse()` read in them, and sends again.
+    """
 
     name: str
     arguments: str
+    parsed_arguments: Any = None
 
 
 class ToolCallMessage(RequestModel):

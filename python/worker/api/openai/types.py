@@ -292,6 +292,8 @@ class ChatMessage(RequestModel):
     audio: Annotated[Any, only(None)] = None
     annotations: Annotated[Any, only(None, [])] = None
     function_call: Annotated[Any, only(None)] = None
+    # What the client's parse() read in the content.
+    parsed: Any = None
 
     @field_validator("content")
     @classmethod
