@@ -63,6 +63,11 @@ class GrammarMatcher(ABC):
     def is_complete(self) -> bool:
         """Whether the text may end here."""
 
+    @property
+    def failure(self) -> str | None:
+        """Why the library cannot follow the text any further, if that is beyond its limits."""
+        return None
+
     def forced_text(self) -> bytes:
         """What comes next for certain, maybe up to the middle of a character; nothing where there
         is a choice, or the text may end, or the backend cannot tell.

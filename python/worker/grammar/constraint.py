@@ -11,7 +11,8 @@ from .base import CompiledGrammar, Vocabulary
 from .jump_forward import JumpForward
 from .mask_filler import MaskFiller
 
-_DEAD_END = "The grammar leads to where no token of this model may follow."
+SLOW_TO_FOLLOW = "it takes too long to say which tokens may come next; a simpler one will do."
+DEAD_END = "The grammar leads to where no token of this model may follow."
 _ONE_THREAD = MaskFiller(1)
 
 
@@ -34,6 +35,8 @@ class Constraint:
         self._accepted = 0
         self._mask: np.ndarray | None = None  # None where it was not looked at yet
         self._finish: FinishReason | None = None
+        # What masks that took long have taken, in seconds of CPU time.
+        self.slow_seconds = 0.0
         self._stops = frozenset(token for token in stop_token_ids if token < len(vocabulary.tokens))
         words: dict[int, int] = {}
         for token in self._stops:
@@ -70,7 +73,11 @@ class Constraint:
         if self._matcher.accept(token):
             self._mask = None
         else:
-            self._end(_failed(f"Token {token} came, which the grammar does not allow here."))
+            self._fail(f"Token {token} came, which the grammar does not allow here.")
+
+    def _fail(self, reason: str) -> None:
+        """For `reason`, unless the backend has another."""
+        self._end(FinishReason("abort", message=self._matcher.failure or reason, status=400))
 
     def jump_forward(self, before: Sequence[int], least: int, most: int) -> list[int]:
         """The answer's next tokens, if the grammar forces at least `least` of them; no more than
@@ -93,18 +100,26 @@ class Constraint:
         self._mask = np.full(self._vocabulary.mask_words, -1, dtype=np.int32)
 
 
-def look_ahead(constraints: Sequence[Constraint], filler: MaskFiller = _ONE_THREAD) -> None:
-    """Find out together what may come next in those of `constraints` that have gone on."""
+def look_ahead(
+    constraints: Sequence[Constraint], filler: MaskFiller = _ONE_THREAD
+) -> list[Constraint]:
+    """Find out together what may come next in those of `constraints` that have gone on.
+
+    Returns those for which that took long.
+    """
     changed = [constraint for constraint in constraints if constraint._mask is None]
-    if changed:
-        words = changed[0]._vocabulary.mask_words
-        write_masks(changed, np.empty((len(changed), words), dtype=np.int32), filler)
+    if not changed:
+        return []
+    words = changed[0]._vocabulary.mask_words
+    return write_masks(changed, np.empty((len(changed), words), dtype=np.int32), filler)
 
 
 def write_masks(
     constraints: Sequence[Constraint], masks: np.ndarray, filler: MaskFiller = _ONE_THREAD
-) -> None:
+) -> list[Constraint]:
     """Write what may come next in each of `constraints`, which are of one vocabulary.
+
+    Returns those for which that took long.
 
     masks: [constraints, mask_words] int32; constraints that have gone on keep their rows of it
     """
@@ -116,10 +131,12 @@ def write_masks(
         else:
             masks[row] = constraint._mask
     if not rows:
-        return
+        return []
     changed = [constraints[row] for row in rows]
     matchers = [constraint._matcher for constraint in changed]
-    filler.fill(matchers, [masks[row] for row in rows])
+    slow = filler.fill(matchers, [masks[row] for row in rows])
+    for i, seconds in slow:
+        changed[i].slow_seconds += seconds
 
     bits = masks.view(np.uint32)
     bits[rows, -1] &= changed[0]._vocabulary.last_word
@@ -132,9 +149,9 @@ def write_masks(
     may_go_on = np.bitwise_or.reduce(masks, axis=1)[rows]
     bits[places] |= np.where(np.repeat(may_end, stops_of_rows), stop_bits, 0)
     for i in np.flatnonzero(may_go_on == 0).tolist():
-        changed[i]._end(FinishReason("stop") if may_end[i] else _failed(_DEAD_END))
+        if may_end[i]:
+            changed[i]._end(FinishReason("stop"))
+        else:
+            changed[i]._fail(DEAD_END)
         masks[rows[i]] = -1
-
-
-def _failed(message: str) -> FinishReason:
-    return FinishReason("abort", message=message, status=400)
+    return [changed[i] for i, _ in slow]

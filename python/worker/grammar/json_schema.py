@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote
 
 from .base import GrammarError, shown
@@ -58,17 +58,24 @@ def _as_enum(values: list[Any]) -> Schema:
 def canonical_schema(
     text: str, write_pattern: WritePattern, write_values: WriteValues = _as_enum
 ) -> str:
-    """The JSON schema in `text`, in few words. Raises GrammarError."""
+    """The JSON schema in `text`, in few words. Raises GrammarError or UnicodeEncodeError."""
     try:
-        root = json.loads(text, parse_constant=_no_json)
+        root = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:
         raise GrammarError(f"it is not JSON: {error}") from error
     document = _Canonical(root, write_pattern).document()
-    return json.dumps(document, ensure_ascii=False, default=lambda each: write_values(each.values))
+    written = json.dumps(
+        document, ensure_ascii=False, default=lambda each: write_values(each.values)
+    )
+    written.encode()  # half of a surrogate pair cannot be written
+    return written
 
 
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number in JSON")
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 @dataclass(frozen=True)
@@ -269,6 +276,8 @@ class _Canonical:
         others = given.get("additionalProperties")
         patterns = _object("patternProperties", given.get("patternProperties", {}))
         for name in required:
+            if not isinstance(name, str):
+                raise GrammarError(f"required must be a list of names, not {shown(required)}")
             if name not in properties:
                 if others is False or patterns:
                     raise GrammarError(f"required {shown(name)} is not among the properties")

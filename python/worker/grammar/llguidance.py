@@ -58,7 +58,7 @@ class LLGuidance(GrammarBackend):
                     grammar = llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(rules))
                 case "structural_tag":
                     grammar = _tag_grammar(StructuralTag.of(spec.text), self._special)
-        except (GrammarError, RecursionError):
+        except (GrammarError, RecursionError, UnicodeEncodeError):
             raise
         except Exception as error:  # the converter's are of many kinds
             raise GrammarError(_line(str(error))) from error
@@ -168,6 +168,11 @@ class _Matcher(GrammarMatcher):
     @property
     def is_complete(self) -> bool:
         return self._matcher.is_accepting()
+
+    @property
+    def failure(self) -> str | None:
+        reason = _line(self._matcher.get_error())
+        return f"it is too complex for llguidance: {reason}" if ": " in reason else None
 
     def forced_text(self) -> bytes:
         return self._matcher.compute_ff_bytes()

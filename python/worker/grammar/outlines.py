@@ -49,6 +49,8 @@ class Outlines(GrammarBackend):
                 )
         try:
             index = outlines_core.Index(_WHOLE.format(regex), self._index_vocabulary)
+        except UnicodeEncodeError:
+            raise
         except ValueError as error:
             raise GrammarError(str(error).strip().split("\n", 1)[0]) from error
         return msgspec.msgpack.encode(_table(index, self._vocabulary))

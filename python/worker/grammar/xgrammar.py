@@ -61,6 +61,8 @@ class XGrammar(GrammarBackend):
         except RecursionError:
             raise
         except RuntimeError as error:
+            if "bad_alloc" in str(error):
+                raise MemoryError from error
             raise GrammarError(_reason(error)) from error
         return compiled.serialize_json().encode()
 
@@ -153,7 +155,7 @@ def _reason(error: Exception) -> str:
     message = str(error).strip().split("\n", 1)[0]
     _, _, reason = message.partition("] ")
     _, _, reason = reason.partition(": ")
-    return reason.removeprefix("Check failed: ") or message
+    return reason.removeprefix("Check failed: ") or message or "XGrammar does not say why not."
 
 
 class _Compiled(CompiledGrammar):

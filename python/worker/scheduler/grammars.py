@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from ..config import ServerArgs
 from ..embedded_models import resolve_model_path
 from ..grammar.base import CompiledGrammar, GrammarError, Vocabulary
 from ..grammar.compiler import Compiled, CompilerAnswer, GrammarCompiler, LoadedBackend, loaded
-from ..grammar.constraint import Constraint, look_ahead, write_masks
+from ..grammar.constraint import SLOW_TO_FOLLOW, Constraint, look_ahead, write_masks
 from ..grammar.jump_forward import JumpForward
 from ..grammar.mask_filler import MaskFiller
 from ..messages import FinishReason, GrammarSpec
@@ -23,6 +23,8 @@ from .request import Request
 # How many grammars there may be, and how many bytes as they were compiled; loaded they are smaller.
 _KEPT_BYTES = 512 << 20
 _KEPT = 1024
+# What slow masks of one answer may take, in seconds of CPU time: all requests of a batch wait.
+_SLOW_SECONDS = 0.5
 # Characters of one grammar.
 _LONGEST = 1 << 20
 
@@ -59,6 +61,7 @@ class Grammars:
         self._known_bytes = 0
         self._waiting: dict[GrammarSpec, list[Request]] = {}
         self._waiting_count = 0
+        self._slow: list[Constraint] = []
 
     @classmethod
     def of(
@@ -128,20 +131,28 @@ class Grammars:
             self._waiting_count += 1
 
     def drop(self, request: Request) -> None:
-        """`request` need not wait any more."""
-        assert request.sampling.grammar is not None
-        self._waiting[request.sampling.grammar].remove(request)
+        """`request` need not wait any more, and if nobody else does, its grammar is forgotten."""
+        spec = request.sampling.grammar
+        assert spec is not None
+        requests = self._waiting[spec]
+        requests.remove(request)
         self._waiting_count -= 1
+        if not requests:
+            del self._waiting[spec]
+            if self._compiler is not None:
+                self._compiler.forget(spec)
 
     def finished(self, wait_seconds: float) -> list[Compiled]:
         """What was compiled since the last call; waits a little if that is nothing yet."""
         return [] if self._compiler is None else self._compiler.finished(wait_seconds)
 
     def take(self, compiled: Compiled) -> list[Request]:
-        """A grammar is known; returns those who waited for it, as `begin` leaves them."""
+        """A grammar is known, or was and is bad; returns those who waited for it, as `begin`
+        leaves them.
+        """
         if compiled.answer.is_final:
             self._keep(compiled)
-        requests = self._waiting.pop(compiled.spec)
+        requests = self._waiting.pop(compiled.spec, [])
         self._waiting_count -= len(requests)
         for request in requests:
             self._constrain(request, compiled.grammar)
@@ -151,6 +162,8 @@ class Grammars:
 
     def _keep(self, compiled: Compiled) -> None:
         size = len(compiled.answer.compiled)
+        if compiled.spec in self._known:
+            self._known_bytes -= self._known.pop(compiled.spec).size
         self._known[compiled.spec] = _Known(compiled.grammar, size)
         self._known_bytes += size
         while len(self._known) > _KEPT or self._known_bytes > _KEPT_BYTES:
@@ -170,11 +183,29 @@ class Grammars:
 
     def look_ahead(self, constraints: list[Constraint]) -> None:
         """Find out together what may come next in those that have gone on."""
-        look_ahead(constraints, self._filler)
+        self._note(look_ahead(constraints, self._filler))
 
     def write_masks(self, constraints: list[Constraint], masks: np.ndarray) -> None:
         """Write what may come next in each of them: [constraints, mask_words] int32."""
-        write_masks(constraints, masks, self._filler)
+        self._note(write_masks(constraints, masks, self._filler))
+
+    def _note(self, slow: list[Constraint]) -> None:
+        """Time is not the same on all ranks: it is for the first one to decide."""
+        if self._compiler is not None:
+            self._slow += slow
+
+    def too_slow(self, requests: Iterable[Request]) -> list[Compiled]:
+        """Grammars whose masks have taken too long in one of `requests`, as bad ones."""
+        if not self._slow:
+            return []
+        slow = {id(each) for each in self._slow if each.slow_seconds > _SLOW_SECONDS}
+        self._slow.clear()
+        specs = {each.sampling.grammar for each in requests if id(each.constraint) in slow}
+        reasons = {spec: f"{spec.kind}: {SLOW_TO_FOLLOW}" for spec in specs if spec is not None}
+        return [
+            Compiled(spec, CompilerAnswer(error=reason), GrammarError(reason))
+            for spec, reason in reasons.items()
+        ]
 
     def close(self) -> None:
         """End the compiler."""

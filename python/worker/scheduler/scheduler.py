@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from ..cache.kv_cache import KVCache
+from ..grammar.base import GrammarError
 from ..grammar.compiler import Compiled
 from ..grammar.constraint import Constraint
 from ..messages import (
@@ -221,9 +222,15 @@ class Scheduler:
         return [request.take_chunk()]
 
     def take_grammar(self, compiled: Compiled) -> None:
-        """A grammar is there; those who waited for it go on."""
+        """A grammar is there; those who waited for it go on, but if it is bad, nobody does."""
         for request in self.grammars.take(compiled):
             self._chunks += self._enqueue(request)
+        if isinstance(compiled.grammar, GrammarError):
+            held = [r for r in self._requests.values() if r.sampling.grammar == compiled.spec]
+            for request in held:
+                request.finish = FinishReason("abort", message=str(compiled.grammar), status=400)
+                self._leave(request)
+                self._chunks.append(request.take_chunk())
 
     def _generation(self, message: GenerateRequest, room: int) -> Request:
         """The request of a `message` whose answer has at most `room` tokens.
@@ -277,7 +284,8 @@ class Scheduler:
         Where all requests wait for their grammars, so does this, for a moment.
         """
         wait_seconds = _GRAMMAR_WAIT_SECONDS if self.waits_for_grammars else 0.0
-        for compiled in self.grammars.finished(wait_seconds):
+        finished = self.grammars.finished(wait_seconds)
+        for compiled in [*finished, *self.grammars.too_slow(self._requests.values())]:
             self.take_grammar(compiled)
         return self.run_step()
 

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from worker.grammar import mask_filler
 from worker.grammar.base import GrammarMatcher
 from worker.grammar.mask_filler import MaskFiller
 
@@ -39,6 +40,21 @@ def test_every_mask_is_filled_once(threads, fill, count):
     masks = np.zeros((count, 3), dtype=np.int32)
     MaskFiller(threads).fill([Matcher(fill) for _ in range(count)], masks)
     assert (masks == 1).all()
+
+
+def test_those_that_keep_a_core_busy_for_long_are_named(monkeypatch):
+    monkeypatch.setattr(mask_filler, "SLOW_SECONDS", 0.01)
+
+    def busy() -> None:
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+
+    fills = [long, busy, lambda: time.sleep(0.03), busy, long]
+    for threads in (1, 3):
+        slow = MaskFiller(threads).fill([Matcher(fill) for fill in fills], np.zeros((5, 1)))
+        assert sorted(place for place, _ in slow) == [1, 3]
+        assert all(seconds > 0.01 for _, seconds in slow)
 
 
 def test_masks_that_take_long_are_filled_at_the_same_time():

@@ -246,6 +246,6 @@ def test_a_structure_that_is_slow_to_follow_is_refused(backend, monkeypatch):
     for begin in (map(byte, "<f=a>"), map(byte, "<f=b>"), [CALL, *map(byte, "go ")], [CALL]):
         begin = list(begin)
         assert any(steps[i : i + len(begin)] == begin for i in range(len(steps)))
-    monkeypatch.setattr(compile_process, "_STEP_SECONDS", 0.0)
+    monkeypatch.setattr(compile_process, "SLOW_SECONDS", 0.0)
     answer = compile_in_time(backend, VOCABULARY, tag())
     assert "too long to say which tokens may come next" in (answer.error or "")
