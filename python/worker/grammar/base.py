@@ -70,7 +70,8 @@ class GrammarMatcher(ABC):
 
     def forced_text(self) -> bytes:
         """What comes next for certain, maybe up to the middle of a character; nothing where there
-        is a choice, or the text may end, or the backend cannot tell.
+        is a choice, or the text may end, or the backend cannot tell. A special token may come
+        instead.
         """
         return b""
 

@@ -45,8 +45,8 @@ class JumpForward:
         returns them, or nothing. `before` are the last tokens of the text so far, `stops` never
         come.
 
-        Where a token that the grammar allows would reach beyond the forced text, the model is asked
-        for that part.
+        Where a token that the grammar allows would reach beyond the forced text, or is a special
+        one, the model is asked for that part.
         """
         forced = matcher.forced_text()
         if len(forced) < least:
@@ -56,7 +56,7 @@ class JumpForward:
             return []
         left, count = len(forced), 0
         for token in tokens[:most]:
-            if token in stops or self._reaches_beyond(matcher, left) or not matcher.accept(token):
+            if token in stops or self._is_open(matcher, left) or not matcher.accept(token):
                 break
             left -= len(self._tokens[token])
             count += 1
@@ -116,8 +116,9 @@ class JumpForward:
                 return place if b"".join(pieces[place:]) == wanted else None
         return None
 
-    def _reaches_beyond(self, matcher: GrammarMatcher, left: int) -> bool:
-        """Whether a token may come that is longer than the `left` bytes of forced text."""
+    def _is_open(self, matcher: GrammarMatcher, left: int) -> bool:
+        """Whether a token may come that is no part of the `left` bytes of forced text."""
         matcher.fill_mask(self._mask)
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")
-        return bool((self._lengths[np.flatnonzero(bits)] > left).any())
+        lengths = self._lengths[np.flatnonzero(bits)]
+        return bool((lengths > left).any() or not lengths.all())

@@ -27,6 +27,9 @@ _JSON_OPTIONS: Any = {
 # Beyond it floats do not know all integers.
 _LARGEST_INTEGER = 2**53
 
+# What special tokens begin with, to the library.
+_MARK = b"\xff"
+
 
 class LLGuidance(GrammarBackend):
     """The library's stop token is one behind the vocabulary: when a text may end is asked apart.
@@ -138,7 +141,10 @@ class _Tokens:
         self.eos_token_id = len(tokens)
         self.special_token_ids = [i for i, text in enumerate(tokens) if not text]
         self.special_token_ids.append(self.eos_token_id)
-        self.tokens = [*(text or b"\xff<%d>" % i for i, text in enumerate(tokens)), b"\xff<end>"]
+        self.tokens = [
+            *(text or _MARK + b"<%d>" % i for i, text in enumerate(tokens)),
+            _MARK + b"<end>",
+        ]
         self._ids = {text: i for i, text in enumerate(tokens) if text}
 
     def __call__(self, text: bytes | str) -> list[int]:
@@ -175,7 +181,8 @@ class _Matcher(GrammarMatcher):
         return f"it is too complex for llguidance: {reason}" if ": " in reason else None
 
     def forced_text(self) -> bytes:
-        return self._matcher.compute_ff_bytes()
+        text, _, _ = self._matcher.compute_ff_bytes().partition(_MARK)
+        return text
 
     def rollback(self, count: int) -> None:
         self._matcher.rollback(count)

@@ -13,6 +13,7 @@ from worker.grammar import compile_process
 from worker.grammar.base import CompiledGrammar, GrammarBackend, GrammarError, Vocabulary
 from worker.grammar.compile_process import compile_in_time
 from worker.grammar.constraint import Constraint
+from worker.grammar.jump_forward import JumpForward
 from worker.grammar.registry import grammar_backend
 from worker.messages import GrammarSpec
 
@@ -175,6 +176,26 @@ def test_free_text_may_be_anything_and_end_anywhere(backend, parts):
 )
 def test_in_a_structure_there_is_nothing_else(backend, parts, expected):
     assert after(compiled(backend, tag()), *parts) == expected
+
+
+def jumped(grammar: CompiledGrammar, *tokens: int) -> str:
+    """What is appended without the model behind `tokens`."""
+    jump = JumpForward(VOCABULARY, lambda text: [1 + each for each in text.encode()])
+    matcher = grammar.matcher()
+    for token in tokens:
+        assert matcher.accept(token)
+    return b"".join(map(text_of, jump.advance(matcher, tokens, most=99))).decode()
+
+
+def test_forced_text_ends_where_a_special_token_may_come(backend):
+    grammar = compiled(backend, tag(at_least_one=True))
+    assert jumped(grammar) == ""  # it may be [CALL]
+    behind = (CALL, *map(byte, "go t"))
+    assert jumped(grammar, *behind) == "rue"
+    assert jumped(grammar, *behind, *map(byte, "rue")) == ""
+    assert jumped(grammar, *map(byte, "<f=b>[0]")) == STRUCTURES[1]["end"].removesuffix("</f>")
+    without = compiled(backend, tag([STRUCTURES[0]], ["<f="], at_least_one=True))
+    assert jumped(without) == '<f=a>{"n": "xx'
 
 
 def test_where_a_structure_must_come_special_tokens_are_not_spelled(backend):
