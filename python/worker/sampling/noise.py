@@ -34,20 +34,30 @@ def gumbel_noise(keys: torch.Tensor, columns: int) -> torch.Tensor:
     """Gumbel noise [rows, columns] float32 from `keys` [rows] int64, by a counter-based hash.
 
     The hash is the finalizer of MurmurHash3 over 32 bits, computed twice with the two halves of
-    the key.
+    the key. It is made a row at a time and in place, so that all of it stays in a CPU's cache.
     """
-    index = torch.arange(columns, device=keys.device, dtype=torch.int64)
-    x = (index * 0x9E3779B1)[None, :] + (keys & _MASK32)[:, None]
-    x = _mix(x & _MASK32)
-    x = _mix((x + (keys >> 32)[:, None]) & _MASK32)
-    uniform = (x.to(torch.float64) + 0.5).mul_(1.0 / (1 << 32))
-    return uniform.log_().neg_().log_().neg_().to(torch.float32)
+    index = torch.arange(columns, device=keys.device, dtype=torch.int64).mul_(0x9E3779B1)
+    x, shifted = torch.empty_like(index), torch.empty_like(index)
+    uniform = torch.empty_like(index, dtype=torch.float64)
+    noise = torch.empty((len(keys), columns), dtype=torch.float32, device=keys.device)
+    for row, key in zip(noise, keys.tolist(), strict=True):
+        torch.add(index, key & _MASK32, out=x)
+        _mix(x, shifted)
+        x.add_(key >> 32)
+        _mix(x, shifted)
+        uniform.copy_(x).add_(0.5).mul_(1.0 / (1 << 32))
+        row.copy_(uniform.log_().neg_().log_().neg_())
+    return noise
 
 
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    """MurmurHash3's 32-bit finalizer on int64 lanes that hold 32-bit values."""
-    x = x ^ (x >> 16)
-    x = (x * 0x85EBCA6B) & _MASK32
-    x = x ^ (x >> 13)
-    x = (x * 0xC2B2AE35) & _MASK32
-    return x ^ (x >> 16)
+def _mix(x: torch.Tensor, shifted: torch.Tensor) -> None:
+    """MurmurHash3's 32-bit finalizer of the low 32 bits of int64 lanes, in place.
+
+    `shifted`, of the same shape, is scratch.
+    """
+    x.bitwise_and_(_MASK32)
+    x.bitwise_xor_(torch.bitwise_right_shift(x, 16, out=shifted))
+    x.mul_(0x85EBCA6B).bitwise_and_(_MASK32)
+    x.bitwise_xor_(torch.bitwise_right_shift(x, 13, out=shifted))
+    x.mul_(0xC2B2AE35).bitwise_and_(_MASK32)
+    x.bitwise_xor_(torch.bitwise_right_shift(x, 16, out=shifted))
