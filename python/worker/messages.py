@@ -16,7 +16,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     """What an answer is held to: a JSON schema, a regular expression for the whole of it, a
     grammar in EBNF with the rule `root`, or a structural tag, as JSON: its `structures` (objects of
-    `begin`, `schema` and `end`), its `triggers`, and if set `at_least_one` and `stop_after_first`.
+    `begin`, `schema` and `end`), its `triggers`, and maybe `stop_after_first` and `separators`.
     """
 
     kind: Literal["json_schema", "regex", "ebnf", "structural_tag"]
@@ -40,6 +40,17 @@ class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
         return [spec for spec in given if spec]
 
 
+class Reasoning(msgspec.Struct, frozen=True, array_like=True):
+    """Text before what a grammar says: from the tag `start` up to the tag `end`, or not at all.
+
+    With `is_open` an answer is inside of it from its first token on.
+    """
+
+    start: str
+    end: str
+    is_open: bool
+
+
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     """How the next token of one request is chosen, and when the request ends.
 
@@ -48,7 +59,8 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     watches for them. `logit_bias` [(token, value)] is added to logits; before `min_new_tokens` are
     there no stop token comes. With `max_new_tokens` 0 the request ends when its prompt is computed.
     `custom_params` are for the request's custom logit processor. An answer with a `grammar` ends
-    where that allows it, and at the latest where it allows nothing else.
+    where that allows it, and at the latest where it allows nothing else; its `reasoning` comes
+    before, and is free.
     """
 
     max_new_tokens: int
@@ -66,6 +78,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     logit_bias: tuple[tuple[int, float], ...] = ()
     custom_params: dict[str, Any] | None = None
     grammar: GrammarSpec | None = None
+    reasoning: Reasoning | None = None
 
     @property
     def has_penalties(self) -> bool:

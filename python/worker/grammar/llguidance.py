@@ -105,11 +105,16 @@ def _tag_grammar(tag: StructuralTag, special: SpecialTokens) -> str:
         tagged.append(f"TEXT ({one_of(with_token)})")
     others = special.without(tag.triggers)
     text = f"(TEXT <[{','.join(map(str, others))}]>)*" if others else ""
-    first = f"({one_of(begins)})" if tag.at_least_one else ""
-    if not tag.stop_after_first:
-        start = f"{first} {text} (tagged {text})* TEXT"
+    if tag.separators is not None:
+        separators = [f"({_lark(special.parts(each))})?" for each in tag.separators]
+        between = " | ".join(separators) or '""'
+        start = (
+            f"({one_of(begins)})" if tag.stop_after_first else f"(({one_of(begins)}) ({between}))+"
+        )
+    elif tag.stop_after_first:
+        start = f"{text} (tagged | TEXT)"
     else:
-        start = first or f"{text} (tagged | TEXT)"
+        start = f"{text} (tagged {text})* TEXT"
     rules = [
         f"start: {start}",
         f"tagged: {' | '.join(tagged)}",
@@ -166,7 +171,7 @@ class _Matcher(GrammarMatcher):
         self._matcher = matcher
 
     def accept(self, token: int) -> bool:
-        return self._matcher.consume_token(token)
+        return self._matcher.try_consume_tokens([token]) == 1
 
     def fill_mask(self, mask: np.ndarray) -> None:
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)

@@ -16,7 +16,8 @@ from ..grammar.compiler import Compiled, CompilerAnswer, GrammarCompiler, Loaded
 from ..grammar.constraint import SLOW_TO_FOLLOW, Constraint, look_ahead, write_masks
 from ..grammar.jump_forward import JumpForward
 from ..grammar.mask_filler import MaskFiller
-from ..messages import FinishReason, GrammarSpec
+from ..grammar.reasoning import AfterReasoning, ReasoningTokens
+from ..messages import FinishReason, GrammarSpec, Reasoning
 from ..tokenization.tokenizer import Tokenizer, load_tokenizer
 from .request import Request
 
@@ -62,6 +63,7 @@ class Grammars:
         self._waiting: dict[GrammarSpec, list[Request]] = {}
         self._waiting_count = 0
         self._slow: list[Constraint] = []
+        self._reasoning: dict[Reasoning, ReasoningTokens] = {}  # a worker's clients have few
 
     @classmethod
     def of(
@@ -231,10 +233,19 @@ class Grammars:
             request.finish = _refused(str(grammar))
             return
         assert self._backend is not None
+        vocabulary = self._backend.vocabulary
+        if reasoning := request.sampling.reasoning:
+            grammar = AfterReasoning(grammar, self._tokens_of(reasoning))
         request.constraint = Constraint(
-            grammar, self._backend.vocabulary, request.stop_token_ids, self._jump_forward
+            grammar, vocabulary, request.stop_token_ids, self._jump_forward
         )
         request.finish = request.constraint.finish
+
+    def _tokens_of(self, reasoning: Reasoning) -> ReasoningTokens:
+        assert self._backend is not None
+        if reasoning not in self._reasoning:
+            self._reasoning[reasoning] = ReasoningTokens(self._backend.vocabulary, reasoning)
+        return self._reasoning[reasoning]
 
 
 def _refused(reason: str, status: int = 400) -> FinishReason:

@@ -12,7 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from worker.messages import GrammarSpec, LogprobOptions, SamplingParams
+from worker.messages import GrammarSpec, LogprobOptions, Reasoning, SamplingParams
 from worker.tokenization.tokenizer import load_tokenizer
 
 from ..checkpoints import make_checkpoint
@@ -87,6 +87,40 @@ def check_all(engine: Engine, tokenizer, added: dict[str, GrammarSpec]) -> None:
         check(tokenizer.decode(tokens), spec)
 
 
+def add_with_reasoning(engine: Engine, tokenizer) -> dict[str, Reasoning]:
+    """Requests whose answers begin inside of a reasoning, and others that may begin with one."""
+    likely = [(token, 5.0) for token in tokenizer.encode("<>")]
+    added = {}
+    for i in range(8):
+        reasoning = Reasoning("<", ">", is_open=i % 2 == 0)
+        prompt = [7, 6, 5, *range(3, 4 + i)]
+        rid = engine.add(
+            prompt,
+            90,
+            temperature=1.0,
+            logit_bias=tuple(likely),  # else they would hardly come
+            grammar=GRAMMARS[1],
+            reasoning=reasoning,
+        )
+        added[rid] = reasoning
+    return added
+
+
+def check_reasoning(engine: Engine, tokenizer, added: dict[str, Reasoning]) -> None:
+    form, reasoned = re.compile(rf"(?:(.*?)>\s*)?{GRAMMARS[1].text}", re.DOTALL), 0
+    for rid, reasoning in added.items():
+        assert engine.finish[rid].kind == "stop"
+        text = tokenizer.decode(engine.answer(rid))
+        found = form.fullmatch(text)
+        assert found, text
+        reasoned += found[1] is not None
+        if reasoning.is_open:
+            assert found[1] is not None
+        else:
+            assert found[1] is None or found[1].startswith("<")
+    assert reasoned > len(added) // 2
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize(
     "options",
@@ -104,8 +138,10 @@ def test_answers_are_what_the_grammars_allow(model, tokenizer, engine, overlap, 
     added = add_all(other, 6)
     long = GrammarSpec("regex", "[a-z]{60}")  # so that memory runs out for some
     added |= {other.add([5, 6, i], 90, temperature=1.0, grammar=long): long for i in range(6)}
+    reasoned = add_with_reasoning(other, tokenizer)
     other.run()
     check_all(other, tokenizer, added)
+    check_reasoning(other, tokenizer, reasoned)
     if "max_total_tokens" in options:
         assert other.scheduler.counters.retractions > 0
 
