@@ -39,13 +39,14 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Free text until one of `triggers` comes in it, which must go on as a structure that begins
     so; then free text again.
 
-    `at_least_one`: there is no text before the first structure. `stop_after_first`: nor behind it.
+    With `stop_after_first` the text ends behind the first structure. With `separators` there is no
+    free text: one structure or more, and behind each of them one of these, or nothing.
     """
 
     structures: list[Structure]
     triggers: list[str]
-    at_least_one: bool = False
     stop_after_first: bool = False
+    separators: list[str] | None = None
     type: Literal["structural_tag"] = "structural_tag"
 
     @classmethod

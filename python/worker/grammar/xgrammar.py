@@ -126,15 +126,20 @@ def _tag_format(tag: StructuralTag, special: SpecialTokens) -> _Format:
         wholes = [[*_part_formats(begin), *rest[i]] for i, begin in begins]
         return {"type": "or", "elements": [_sequence(whole) for whole in wholes]}
 
-    text = {
-        "type": "dispatch",
-        "rules": [[each, one_of(tag.begun(each, special))] for each in tag.triggers],
-        "loop": not tag.stop_after_first,
-    }
-    if not tag.at_least_one:
-        return text
-    first = one_of(enumerate(special.parts(each.begin) for each in tag.structures))
-    return first if tag.stop_after_first else _sequence([first, text])
+    if tag.separators is None:
+        return {
+            "type": "dispatch",
+            "rules": [[each, one_of(tag.begun(each, special))] for each in tag.triggers],
+            "loop": not tag.stop_after_first,
+        }
+    structure = one_of(enumerate(special.parts(each.begin) for each in tag.structures))
+    if tag.stop_after_first:
+        return structure
+    separators = [_sequence(_part_formats(special.parts(each))) for each in tag.separators]
+    if separators:
+        separator = {"type": "optional", "content": {"type": "or", "elements": separators}}
+        structure = _sequence([structure, separator])
+    return {"type": "plus", "content": structure}
 
 
 def _sequence(elements: list[_Format]) -> _Format:

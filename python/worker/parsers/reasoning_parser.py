@@ -18,8 +18,12 @@ class ReasoningFormat:
 
     def is_open_after(self, prompt: str) -> bool:
         """Whether an answer begins inside of the reasoning: prompts can open it, or close it."""
-        end = prompt.rstrip()
-        return end.endswith(self.start) or (self.begins_open and not end.endswith(self.end))
+        opened = self.begins_open and not self.is_over_after(prompt)
+        return opened or prompt.rstrip().endswith(self.start)
+
+    def is_over_after(self, prompt: str) -> bool:
+        """Whether an answer begins behind the reasoning: it is turned off."""
+        return prompt.rstrip().endswith(self.end)
 
 
 class ReasoningParser:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from .call_tags import CallTag, Tools
 from .deltas import CallDelta, TextDelta, joined
 from .text_reader import Give, Malformed, Steps, TextReader, Words
 
@@ -29,12 +29,16 @@ class ToolCallParser(ABC):
 
     A format has `markers`, before any of which there can be no call, but at the very beginning
     (see `calls_at_start`), and `special_tokens`: those that it reads, which must be in the text.
+    One whose arguments are JSON has `tags`, `triggers`, with one of which each of them begins, and
+    `separators`: what may come behind one.
     """
 
     markers: ClassVar[tuple[str, ...]]
     special_tokens: ClassVar[tuple[str, ...]] = ()
+    triggers: ClassVar[tuple[str, ...]] = ()
+    separators: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, tools: Mapping[str, Mapping[str, Any]], limit: int | None = None) -> None:
+    def __init__(self, tools: Tools, limit: int | None = None) -> None:
         self.reader = TextReader()
         self.tools = tools
         self._limit = limit
@@ -59,6 +63,11 @@ class ToolCallParser(ABC):
     @abstractmethod
     def calls(self) -> Steps[None]:
         """Read calls from a marker on. Raises Malformed where there are none, or no more."""
+
+    @classmethod
+    def tags(cls, tools: Tools, limit: int | None) -> list[CallTag]:
+        """How calls of `tools` are written, up to `limit` where one tag has several."""
+        return []
 
     def calls_at_start(self) -> Steps[None]:
         """The same for calls that an answer begins with, without a marker."""

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 
+from worker.messages import Reasoning
 from worker.tokenization.template_source import load_chat_template
 from worker.tokenization.tokenizer import load_tokenizer
 
@@ -93,15 +94,45 @@ async def test_an_answer_that_goes_on_knows_where_it_is(
     message = (await chat(worker, messages=messages, extra_body=extra)).choices[0].message
     assert message.reasoning_content == reasoning
     assert message.content == (text or "a</think>b")
+    await chat(worker, messages=messages, extra_body={**extra, "regex": "a"})
+    before = worker.scheduler.requests[-1].sampling.reasoning
+    assert before == (Reasoning("<think>", "</think>", is_open=True) if reasoning else None)
 
 
-async def test_an_answer_that_keeps_to_a_grammar_has_no_reasoning(
+@pytest.mark.parametrize(
+    ("parser", "opened", "extra", "before"),
+    [
+        ("deepseek-r1", "", {}, Reasoning("<think>", "</think>", is_open=True)),
+        ("deepseek-r1", "</think>\n", {}, None),
+        ("qwen3", "", {}, Reasoning("<think>", "</think>", is_open=False)),
+        ("qwen3", "<think>\n", {}, Reasoning("<think>", "</think>", is_open=True)),
+        ("qwen3", "<think>\n\n</think>\n\n", {}, None),
+        ("qwen3", "<think>\n", {"separate_reasoning": False}, None),
+        (None, "<think>\n", {}, None),
+    ],
+)
+async def test_a_grammar_holds_what_comes_after_the_reasoning(
     start_worker: StartWorker,
+    tiny_folder: Path,
+    parser: str | None,
+    opened: str,
+    extra: dict[str, Any],
+    before: Reasoning | None,
 ) -> None:
+    template = CHAT_TEMPLATE.replace("assistant\n'", f"assistant\n{opened}'".replace("\n", "\\n"))
+    folder = write_tiny_tokenizer(tiny_folder, chat_template=template)
+    worker = await start_worker(tokenizer=load_tokenizer(folder), reasoning_parser=parser)
+    await chat(worker, response_format={"type": "json_object"}, extra_body=extra)
+    await chat(worker, extra_body=extra)
+    held, free = (request.sampling for request in worker.scheduler.requests)
+    assert (held.reasoning, free.reasoning) == (before, None)
+
+
+async def test_reasoning_comes_before_what_is_held_to_a_grammar(start_worker: StartWorker) -> None:
     worker = await start_worker(reasoning_parser="deepseek-r1")
-    worker.scheduler.script = answer_with(worker.ids("{}"))
+    worker.scheduler.script = answer_with(worker.ids("Hm</think>\n{}"))
     message = (await chat(worker, response_format={"type": "json_object"})).choices[0].message
-    assert (message.reasoning_content, message.content) == (None, "{}")
+    assert (message.reasoning_content, message.content) == ("Hm", "{}")
 
 
 async def test_separate_reasoning_needs_a_parser(start_worker: StartWorker) -> None:

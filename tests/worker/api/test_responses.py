@@ -243,7 +243,7 @@ async def test_input_tokens_are_counted_without_an_answer(worker: RunningWorker)
         ({"input": "x" * 600}, "at most 512 tokens", "input"),
         ({"max_output_tokens": 0}, "greater than or equal to 1", "max_output_tokens"),
         ({"max_output_tokens": 500}, "at most 512 tokens", "max_output_tokens"),
-        ({"tool_choice": "required"}, "is not supported", "tool_choice"),
+        ({"tool_choice": "required"}, "there are no tools", "tool_choice"),
         ({"text": {"format": {"type": "json_schema"}}}, "required", "text.format.name"),
         ({"text": {"verbosity": "low"}}, "not supported", "text.verbosity"),
         ({"reasoning": {"effort": "much"}}, "'xhigh' or 'max', not", "reasoning.effort"),

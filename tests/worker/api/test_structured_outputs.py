@@ -161,7 +161,7 @@ async def test_more_than_one_is_refused(
         ({"triggers": [""]}, "triggers[0]", "at least 1 character"),
         ({"triggers": "<"}, "triggers", "should be a valid"),
         ({"structures": [{"begin": "<", "end": ""}]}, "structures[0].schema", "required"),
-        ({"at_least_one": True}, "at_least_one", "Unknown field"),
+        ({"separators": []}, "separators", "Unknown field"),
     ],
 )
 async def test_structural_tags_are_checked_where_they_come(

@@ -96,9 +96,10 @@ def _end(text: str, start: int, structure: dict[str, Any]) -> int | None:
 
 FORMS = [
     {},
-    {"at_least_one": True},
     {"stop_after_first": True},
-    {"at_least_one": True, "stop_after_first": True},
+    {"separators": ["; ", "[NOTE]"]},
+    {"separators": []},
+    {"separators": ["; "], "stop_after_first": True},
 ]
 
 
@@ -121,8 +122,13 @@ def test_texts_at_random_are_read_by_another_reader(backend, form):
         shown = text.decode(errors="replace")
         places = read(shown, STRUCTURES, TRIGGERS)
         read_ones += len(places)
-        if "at_least_one" in form:
-            assert places[0][0] == 0
+        if "separators" in form:
+            ends = [0, *(end for _, end in places)]
+            starts = [*(start for start, _ in places), len(shown)]
+            between = [shown[end:start] for end, start in zip(ends, starts, strict=True)]
+            assert places
+            assert between[0] == ""
+            assert {*between} <= {"", *form["separators"]}
         if "stop_after_first" in form:
             assert len(places) <= 1
             assert all(end == len(shown) for _, end in places)
@@ -188,20 +194,22 @@ def jumped(grammar: CompiledGrammar, *tokens: int) -> str:
 
 
 def test_forced_text_ends_where_a_special_token_may_come(backend):
-    grammar = compiled(backend, tag(at_least_one=True))
+    grammar = compiled(backend, tag(separators=[]))
     assert jumped(grammar) == ""  # it may be [CALL]
     behind = (CALL, *map(byte, "go t"))
     assert jumped(grammar, *behind) == "rue"
     assert jumped(grammar, *behind, *map(byte, "rue")) == ""
-    assert jumped(grammar, *map(byte, "<f=b>[0]")) == STRUCTURES[1]["end"].removesuffix("</f>")
-    without = compiled(backend, tag([STRUCTURES[0]], ["<f="], at_least_one=True))
+    assert jumped(grammar, *map(byte, "<f=b>[0]")) == STRUCTURES[1]["end"]
+    without = compiled(backend, tag([STRUCTURES[0]], ["<f="], separators=[]))
     assert jumped(without) == '<f=a>{"n": "xx'
 
 
 def test_where_a_structure_must_come_special_tokens_are_not_spelled(backend):
     begins = {byte("<"), CALL}
-    assert after(compiled(backend, tag(at_least_one=True))) == begins
-    assert after(compiled(backend, tag(at_least_one=True)), CALL, "null") >= {STOP, NOTE, CALL}
+    grammar = compiled(backend, tag(separators=["; ", "[DONE]"]))
+    assert after(grammar) == begins
+    assert after(grammar, CALL, "null") == begins | {STOP, byte(";"), DONE}
+    assert after(grammar, CALL, "null", DONE) == begins | {STOP}
 
 
 def test_other_grammars_have_no_special_tokens(backend):

@@ -132,6 +132,7 @@ SAMPLES = [
         "Well:; and so on",
         ONE,
     ),
+    Sample("llama3", f"{_call('now', {})}; ", "", [("now", {})]),
     Sample("llama3", '{"a": 1} is JSON', '{"a": 1} is JSON'),
     Sample("llama3", "<|python_tag|>print(5)", "<|python_tag|>print(5)"),
     Sample("llama3", f"see {_call('now', {})}", f"see {_call('now', {})}"),
@@ -176,6 +177,12 @@ SAMPLES = [
         "<｜tool▁calls▁end｜> ",
         "",
         TWO,
+    ),
+    Sample(
+        "deepseekv31",  # the beginning of the section is missing
+        f"So {_v31('get_weather', BOSTON)}<｜tool▁calls▁end｜>{_v31('now', {})}",
+        "So",
+        [*ONE, ("now", {})],
     ),
     # Python
     Sample(

@@ -21,7 +21,7 @@ from ..http_exchange import (
 )
 from ..openapi import takes
 from ..service import WorkerService, service_of
-from .chat_answer import AnswerForm, delta_json, finish_reason, message_json
+from .chat_answer import AnswerForm, delta_json, message_json
 from .chat_prompt import reasoning_variables, rendered_chat, with_template_stops
 from .logprobs import chat_logprobs
 from .requests import text_requests
@@ -52,7 +52,7 @@ async def chat_completions(request: Request) -> Response:
         prompt,
         rid=name,
         param="messages",
-        shown_tokens=service.tokenizer.ids_of(form.special_tokens),
+        form=form,
     )
     answer = {
         "id": name,
@@ -76,7 +76,7 @@ def _choice(service: WorkerService, form: AnswerForm, output: TextOutput) -> dic
         "index": output.index,
         "message": message_json(answer, form),
         "logprobs": _logprobs(service, output, range(output.completion_tokens)),
-        "finish_reason": finish_reason(output, bool(answer.calls)),
+        "finish_reason": form.finish_reason(output, bool(answer.calls)),
     }
 
 
@@ -113,6 +113,7 @@ class _StreamedChoice:
 
     def __init__(self, service: WorkerService, form: AnswerForm) -> None:
         self._service = service
+        self._form = form
         self._parser = form.new_parser()
         self._content = "" if form.is_text else None
         self._begun = False
@@ -131,7 +132,7 @@ class _StreamedChoice:
             self._has_calls |= isinstance(delta, CallDelta)
             yield self._chunk(output, delta_json(delta), self._untold(output))
         if output.finish is not None:
-            reason = finish_reason(output, self._has_calls)
+            reason = self._form.finish_reason(output, self._has_calls)
             yield self._chunk(output, {}, self._untold(output), reason)
 
     def _untold(self, output: TextOutput) -> range:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from ...messages import Reasoning, SamplingParams
 from ...parsers.answer_parser import AnswerParser
 from ...parsers.deltas import Answer, CallDelta, Delta, ReasoningDelta, TextDelta
 from ...parsers.reasoning_parser import ReasoningFormat, ReasoningParser
-from ...parsers.registry import REASONING_FORMATS, TOOL_CALL_PARSERS
-from ...parsers.tool_call_parser import ToolCallParser
+from ...parsers.registry import REASONING_FORMATS
 from ...tokenization.text_output import TextOutput
 from ..errors import bad_request
 from ..service import WorkerService
-from .tool_types import schemas
+from .call_form import CallForm
 from .types import AnswerBody
 
 
@@ -22,53 +23,34 @@ from .types import AnswerBody
 class AnswerForm:
     """What the answers of one call are made of, besides text.
 
-    `tools` are those that can be called, `call_limit` how many of them by one answer;
-    `begins_in_reasoning` is what the prompt says of that.
+    `begins_in_reasoning` is what the prompt says of that. `free_reasoning` is what may come before
+    an answer keeps to a grammar; where it stays in the text, the grammar holds all of that.
     """
 
-    calls: type[ToolCallParser] | None
-    tools: Mapping[str, Mapping[str, Any]]
-    call_limit: int | None
+    calls: CallForm | None
     reasoning: ReasoningFormat | None
     begins_in_reasoning: bool
     hold_reasoning: bool
+    free_reasoning: Reasoning | None
 
     @classmethod
     def of(cls, service: WorkerService, body: AnswerBody, prompt: str) -> AnswerForm:
         """Raises ApiError 400 where the worker was not told how its model writes what is wanted."""
         arguments = service.server_args
-        calls = reasoning = None
-        if body.tools_to_call:
-            if arguments.tool_call_parser is None:
-                raise bad_request(
-                    "tools: this worker does not know how its model calls tools; start it with "
-                    '--tool-call-parser, or give tool_choice "none"',
-                    "tools",
-                )
-            if body.grammar is not None:
-                (field,) = body.grammars
-                raise bad_request(
-                    f"tools: an answer that keeps to {field} cannot call them; leave one of the "
-                    'two out, or give tool_choice "none"',
-                    "tools",
-                )
-            calls = TOOL_CALL_PARSERS[arguments.tool_call_parser]()
-        if arguments.reasoning_parser is not None and body.separate_reasoning is not False:
-            reasoning = REASONING_FORMATS[arguments.reasoning_parser]
-        elif body.separate_reasoning:
+        calls = CallForm.of(body, arguments)
+        hold = body.stream_reasoning is False
+        if body.separate_reasoning and arguments.reasoning_parser is None:
             raise bad_request(
                 "separate_reasoning: this worker does not know how its model reasons; start it "
                 "with --reasoning-parser",
                 "separate_reasoning",
             )
-        return cls(
-            calls,
-            schemas(body.tools_to_call),
-            1 if body.parallel_tool_calls is False else None,
-            reasoning,
-            reasoning is not None and _begins_inside(reasoning, body, prompt),
-            body.stream_reasoning is False,
-        )
+        if body.separate_reasoning is False or arguments.reasoning_parser is None:
+            return cls(calls, None, False, hold, None)
+        form = REASONING_FORMATS[arguments.reasoning_parser]
+        is_open, is_over = _place_in_reasoning(form, body, prompt)
+        free = None if is_over else Reasoning(form.start, form.end, is_open)
+        return cls(calls, form, is_open, hold, free)
 
     @property
     def is_text(self) -> bool:
@@ -78,23 +60,35 @@ class AnswerForm:
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """Those that the text must have although they are special."""
-        tokens = self.calls.special_tokens if self.calls else ()
+        tokens = self.calls.parser.special_tokens if self.calls else ()
         return (*tokens, self.reasoning.start, self.reasoning.end) if self.reasoning else tokens
 
     def new_parser(self) -> AnswerParser:
         """For one answer."""
         reasoning = self.reasoning and ReasoningParser(self.reasoning, self.begins_in_reasoning)
-        calls = self.calls and self.calls(self.tools, self.call_limit)
+        calls = self.calls and self.calls.parser(self.calls.tools, self.calls.limit)
         return AnswerParser(reasoning, calls, hold_reasoning=self.hold_reasoning)
 
+    def held(self, sampling: SamplingParams) -> SamplingParams:
+        """With what the answer is held to, which is what its body says unless it is calls."""
+        grammar = self.calls.grammar if self.calls else sampling.grammar
+        reasoning = self.free_reasoning if grammar else None
+        return msgspec.structs.replace(sampling, grammar=grammar, reasoning=reasoning)
 
-def _begins_inside(reasoning: ReasoningFormat, body: AnswerBody, prompt: str) -> bool:
-    if body.grammar is not None:  # which an answer keeps to from its first token on
-        return False
+    def finish_reason(self, output: TextOutput, has_calls: bool) -> str | None:
+        """An answer that came to its end with calls ended for them, unless its client named one."""
+        reason = output.finish_reason
+        for_calls = has_calls and self.calls is not None and not self.calls.is_forced
+        return "tool_calls" if for_calls and reason == "stop" else reason
+
+
+def _place_in_reasoning(form: ReasoningFormat, body: AnswerBody, prompt: str) -> tuple[bool, bool]:
+    """Whether an answer begins inside of the reasoning, and whether behind it."""
     begun = body.begun_answer
-    if begun is not None:
-        return begun.rfind(reasoning.start) > begun.rfind(reasoning.end)
-    return reasoning.is_open_after(prompt)
+    if begun is None:
+        return form.is_open_after(prompt), form.is_over_after(prompt)
+    is_open = begun.rfind(form.start) > begun.rfind(form.end)
+    return is_open, not is_open
 
 
 def message_json(answer: Answer, form: AnswerForm) -> dict[str, Any]:
@@ -128,9 +122,3 @@ def delta_json(delta: Delta) -> dict[str, Any]:
             function = {"name": name, "arguments": arguments}
             call = {"index": index, "id": call_id, "type": "function", "function": function}
             return {"tool_calls": [call]}
-
-
-def finish_reason(output: TextOutput, has_calls: bool) -> str | None:
-    """An answer that came to its end with calls ended for them."""
-    reason = output.finish_reason
-    return "tool_calls" if has_calls and reason == "stop" else reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...tokenization.text_output import TextRequest
 from ..service import WorkerService
+from .chat_answer import AnswerForm
 from .types import TextBody
 
 
@@ -14,9 +15,11 @@ def text_requests(
     *,
     rid: str,
     param: str,
-    shown_tokens: frozenset[int] = frozenset(),
+    form: AnswerForm | None = None,
 ) -> list[TextRequest]:
     """One request for each answer to make to `prompt`, which the field `param` of `body` gave.
+
+    With a `form` they are held to it.
 
     Raises ApiError 400 if prompt and answer do not fit, or a token id is not in the vocabulary.
     """
@@ -27,6 +30,10 @@ def text_requests(
     if limit is None:
         limit = service.limits.room_after(len(prompt))
     sampling = body.for_engine(limit)
+    shown_tokens = frozenset()
+    if form is not None:
+        sampling = form.held(sampling)
+        shown_tokens = service.tokenizer.ids_of(form.special_tokens)
     service.limits.check_sampling(sampling)
     request = TextRequest(
         rid=rid,

@@ -17,7 +17,7 @@ class FunctionDefinition(RequestModel):
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Annotated[Any, only(False, None)] = None
+    strict: bool | None = None
 
     @field_validator("parameters")
     @classmethod
@@ -38,6 +38,13 @@ class FunctionDefinition(RequestModel):
     def schema_of_arguments(self) -> dict[str, Any]:
         """Without `parameters` there are none."""
         return self.parameters or {"type": "object", "properties": {}}
+
+    @property
+    def enforced_schema(self) -> dict[str, Any]:
+        """The same for a grammar, which leaves nothing to be guessed."""
+        if not self.parameters:
+            return {**self.schema_of_arguments, "additionalProperties": False}
+        return {"type": "object", **self.parameters}
 
 
 class ToolDefinition(RequestModel):

@@ -31,6 +31,7 @@ from ..fields import (
     only,
 )
 from ..grammar_fields import ChatFormat, GrammarFields
+from .tool_choice import ChatToolChoice, ToolChoice
 from .tool_types import ToolCallMessage, ToolDefinition, Tools
 
 # OpenAI's limit in chats; in completions it allows 5.
@@ -131,7 +132,6 @@ class TextBody(PenaltyFields, GrammarFields, ABC):
 class ToolFields(RequestModel, ABC):
     """What conversations say of the tools that their answers may call."""
 
-    tool_choice: Annotated[Any, only(None, "none", "auto")] = None
     parallel_tool_calls: bool | None = True
 
     @property
@@ -140,9 +140,15 @@ class ToolFields(RequestModel, ABC):
         """All that are given."""
 
     @property
+    @abstractmethod
+    def choice(self) -> ToolChoice:
+        """Which of them may be called, and whether one must be."""
+
+    @property
     def tools_to_call(self) -> Sequence[ToolDefinition]:
-        """Those that the model is told of."""
-        return () if self.tool_choice == "none" else self.known_tools
+        """Those that may be called: the model is told of no others."""
+        names = self.choice.names
+        return [t for t in self.known_tools if names is None or t.function.name in names]
 
 
 class AnswerBody(ToolFields, TextBody):
@@ -340,6 +346,7 @@ class ChatBody(CommonBody, AnswerBody):
     logprobs: bool | None = False
     top_logprobs: TopCount | None = None
     tools: Tools | None = None
+    tool_choice: ChatToolChoice | None = None
     functions: Annotated[Any, only(None, [])] = None
     function_call: Annotated[Any, only(None, "none")] = None
     modalities: Annotated[Any, only(None, ["text"])] = None
@@ -359,6 +366,10 @@ class ChatBody(CommonBody, AnswerBody):
     @property
     def known_tools(self) -> Sequence[ToolDefinition]:
         return self.tools or ()
+
+    @property
+    def choice(self) -> ToolChoice:
+        return ToolChoice.of(self.tool_choice)
 
     @property
     def begun_answer(self) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
+from ..call_tags import CallTag, Tools
 from ..text_reader import Steps
 from .section import SectionParser
 
@@ -17,8 +19,21 @@ class DeepSeekV31Parser(SectionParser):
 
     section = (_SECTION, _SECTION_END)
     call_tokens = (_CALL, _CALL_END)
-    markers = (_SECTION,)
+    markers = triggers = (_SECTION, _CALL)
     special_tokens = (_SECTION, _CALL, _SEPARATOR, _CALL_END, _SECTION_END)
+    separators = (_SECTION_END,)
+    # Around the arguments, and the name before them.
+    around: ClassVar[tuple[str, str, str]] = ("", _SEPARATOR, "")
+
+    @classmethod
+    def tags(cls, tools: Tools, limit: int | None) -> list[CallTag]:
+        """For each tool one with the beginning of the section, and one for later calls."""
+        before, between, after = cls.around
+        return [
+            CallTag(f"{section}{_CALL}{before}{name}{between}", schema, f"{after}{_CALL_END}")
+            for section in (_SECTION, "")
+            for name, schema in tools.items()
+        ]
 
     def call(self) -> Steps[None]:
         """Read what stands between the tokens of a call."""
@@ -30,6 +45,9 @@ class DeepSeekV31Parser(SectionParser):
 
 class DeepSeekV3Parser(DeepSeekV31Parser):
     """The word function, a name, and its arguments in a block of Markdown."""
+
+    separators = ("\n", _SECTION_END)
+    around = (f"function{_SEPARATOR}", "\n```json\n", "\n```")
 
     def call(self) -> Steps[None]:
         """Read what stands between the tokens of a call."""

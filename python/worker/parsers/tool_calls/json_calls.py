@@ -9,6 +9,18 @@ from ..tool_call_parser import ToolCallParser
 class JsonCallParser(ToolCallParser):
     """For formats with such objects. `parameters` is another word for arguments."""
 
+    def call_list(self) -> Steps[None]:
+        """Read calls with commas between them, up to the bracket that ends their list."""
+        reader = self.reader
+        while True:
+            yield from reader.spaces()
+            yield from self.call()
+            reader.commit()
+            yield from reader.spaces()
+            if not (yield from reader.take(",")):
+                yield from reader.expect("]")
+                return
+
     def call(self) -> Steps[None]:
         """Read a call, its keys in any order; others are passed over.
 

@@ -19,7 +19,7 @@ class KimiK2Parser(SectionParser):
 
     section = (_SECTION, _SECTION_END)
     call_tokens = (_CALL, _CALL_END)
-    markers = (_SECTION,)
+    markers = (_SECTION, _CALL)
     special_tokens = (_SECTION, _CALL, _ARGUMENTS, _CALL_END, _SECTION_END)
 
     def call(self) -> Steps[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..call_tags import CallTag, Tools
 from ..text_reader import Malformed, Steps
 from .json_calls import JsonCallParser
 
@@ -13,6 +14,16 @@ class Llama3Parser(JsonCallParser):
 
     markers = (_TAG,)
     special_tokens = (_TAG,)
+    triggers = ('{"name": "',)
+    separators = ("; ",)
+
+    @classmethod
+    def tags(cls, tools: Tools, limit: int | None) -> list[CallTag]:
+        """One for each tool."""
+        return [
+            CallTag(f'{{"name": "{name}", "parameters": ', schema, "}")
+            for name, schema in tools.items()
+        ]
 
     def calls(self) -> Steps[None]:
         """Read the tag and all calls after it."""
@@ -29,6 +40,9 @@ class Llama3Parser(JsonCallParser):
             yield from reader.spaces()
             yield from reader.take(";")
             yield from reader.spaces()
-            if (yield from reader.peek()) != "{":
+            following = yield from reader.peek()
+            if not following:
+                return
+            if following != "{":
                 raise Malformed
             yield from self.call()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 
+from ..call_tags import CallTag, Tools, call_list_schema
 from ..text_reader import Steps
 from .json_calls import JsonCallParser
 
@@ -17,6 +18,17 @@ class MistralParser(JsonCallParser):
 
     markers = (_CALLS,)
     special_tokens = (_CALLS, _ID, _ARGUMENTS)
+    triggers = (_CALLS,)
+
+    @classmethod
+    def tags(cls, tools: Tools, limit: int | None) -> list[CallTag]:
+        """A list, before which some of the models write a space, or one call."""
+        calls = call_list_schema(tools, limit, "arguments")
+        return [
+            CallTag(_CALLS, calls, ""),
+            CallTag(f"{_CALLS} ", calls, ""),
+            *(CallTag(f"{_CALLS}{name}{_ARGUMENTS}", each, "") for name, each in tools.items()),
+        ]
 
     def calls(self) -> Steps[None]:
         """Read a list of calls, or one."""
@@ -26,14 +38,7 @@ class MistralParser(JsonCallParser):
         if not (yield from reader.take("[")):
             yield from self._named_call()
             return
-        while True:
-            yield from reader.spaces()
-            yield from self.call()
-            reader.commit()
-            yield from reader.spaces()
-            if not (yield from reader.take(",")):
-                yield from reader.expect("]")
-                return
+        yield from self.call_list()
 
     def _named_call(self) -> Steps[None]:
         reader = self.reader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..call_tags import CallTag, Tools
 from ..text_reader import Steps
 from .json_calls import JsonCallParser
 
@@ -13,6 +14,16 @@ class Qwen25Parser(JsonCallParser):
 
     markers = (_BEGIN,)
     special_tokens = (_BEGIN, _END)
+    triggers = (_BEGIN,)
+    separators = ("\n",)
+
+    @classmethod
+    def tags(cls, tools: Tools, limit: int | None) -> list[CallTag]:
+        """One for each tool."""
+        return [
+            CallTag(f'{_BEGIN}\n{{"name": "{name}", "arguments": ', schema, f"}}\n{_END}")
+            for name, schema in tools.items()
+        ]
 
     def calls(self) -> Steps[None]:
         """Read one."""

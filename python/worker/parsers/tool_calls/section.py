@@ -10,7 +10,9 @@ from ..tool_call_parser import ToolCallParser
 
 
 class SectionParser(ToolCallParser):
-    """`section` and `call_tokens` are what begins each and what ends it; ends may be missing."""
+    """`section` and `call_tokens` are what begins each and what ends it; ends may be missing, and
+    so may the beginning of a section.
+    """
 
     section: ClassVar[tuple[str, str]]
     call_tokens: ClassVar[tuple[str, str]]
@@ -18,7 +20,7 @@ class SectionParser(ToolCallParser):
     def calls(self) -> Steps[None]:
         """Read a section."""
         reader, (begin, end) = self.reader, self.call_tokens
-        yield from reader.expect(self.section[0])
+        yield from reader.take(self.section[0])
         yield from reader.spaces()
         yield from reader.expect(begin)
         while True:

@@ -13,6 +13,7 @@ from ...errors import ApiError
 from ...service import WorkerService
 from ..chat_answer import AnswerForm
 from ..logprobs import chat_logprobs
+from ..tool_choice import shown_choice
 from .output import OutputItems
 from .prompt import response_id
 from .store import Item
@@ -119,7 +120,7 @@ class ResponseForm:
             "store": body.store is not False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": {"format": body.text_format, "verbosity": "medium"},
-            "tool_choice": body.tool_choice or "auto",
+            "tool_choice": shown_choice(body.tool_choice),
             "tools": [tool.shown() for tool in body.functions],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": 1.0 if body.top_p is None else body.top_p,

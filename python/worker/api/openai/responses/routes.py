@@ -20,6 +20,7 @@ from ...http_exchange import (
 )
 from ...openapi import queries, takes
 from ...service import WorkerService, service_of
+from ..call_form import check_choice
 from ..chat_answer import AnswerForm
 from ..chat_prompt import with_template_stops
 from ..lists import list_of
@@ -68,7 +69,7 @@ async def create_response(request: Request) -> Response:
         prompt,
         rid=form.id,
         param="input",
-        shown_tokens=service.tokenizer.ids_of(form.answer.special_tokens),
+        form=form.answer,
     )
     items = form.new_items()
     if body.stream:
@@ -122,6 +123,7 @@ async def count_input_tokens(request: Request) -> Response:
     """How many tokens the prompt of a response would have."""
     service = service_of(request)
     body = await read_body(request, InputTokensBody)
+    check_choice(body)
     said = await conversation(_store_of(request), body, key="counted")
     _, prompt = await prompt_for(service, body, said.history + said.own, limit=None)
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt)})

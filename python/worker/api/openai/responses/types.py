@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from ....messages import GrammarSpec, LogprobOptions
 from ...fields import RequestModel, TokenCount, only
 from ...grammar_fields import ResponseFormat
+from ..tool_choice import ResponseToolChoice, ToolChoice
 from ..tool_types import FunctionDefinition, ToolDefinition, check_names
 from ..types import AnswerBody, OtherPart, ReasoningEffort, ToolFields, TopCount
 from .store import Item
@@ -288,6 +289,7 @@ class PromptBody(ToolFields):
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: ResponseToolChoice | None = None
     conversation: Annotated[Any, only(None)] = None
 
     @field_validator("tools")
@@ -304,6 +306,10 @@ class PromptBody(ToolFields):
     @property
     def known_tools(self) -> Sequence[ToolDefinition]:
         return [ToolDefinition(type="function", function=tool) for tool in self.functions]
+
+    @property
+    def choice(self) -> ToolChoice:
+        return ToolChoice.of(self.tool_choice)
 
 
 class InputTokensBody(PromptBody):
