@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from time import perf_counter
 
 import numpy as np
 
 from ..messages import FinishReason
 from .base import CompiledGrammar, Vocabulary
 from .jump_forward import JumpForward
-from .mask_filler import MaskFiller
+from .mask_filler import SLOW_SECONDS, MaskFiller
 
 SLOW_TO_FOLLOW = "it takes too long to say which tokens may come next; a simpler one will do."
 DEAD_END = "The grammar leads to where no token of this model may follow."
@@ -35,7 +36,7 @@ class Constraint:
         self._accepted = 0
         self._mask: np.ndarray | None = None  # None where it was not looked at yet
         self._finish: FinishReason | None = None
-        # What masks that took long have taken, in seconds of CPU time.
+        # What tokens and masks that took long have taken.
         self.slow_seconds = 0.0
         self._stops = frozenset(token for token in stop_token_ids if token < len(vocabulary.tokens))
         words: dict[int, int] = {}
@@ -70,7 +71,12 @@ class Constraint:
         self._accepted += 1
         if token in self._stops:
             return
-        if self._matcher.accept(token):
+        started = perf_counter()
+        accepted = self._matcher.accept(token)
+        seconds = perf_counter() - started
+        if seconds > SLOW_SECONDS:
+            self.slow_seconds += seconds
+        if accepted:
             self._mask = None
         else:
             self._fail(f"Token {token} came, which the grammar does not allow here.")
@@ -105,7 +111,7 @@ def look_ahead(
 ) -> list[Constraint]:
     """Find out together what may come next in those of `constraints` that have gone on.
 
-    Returns those for which that took long.
+    Returns those which something took long for, now or before.
     """
     changed = [constraint for constraint in constraints if constraint._mask is None]
     if not changed:
@@ -119,7 +125,7 @@ def write_masks(
 ) -> list[Constraint]:
     """Write what may come next in each of `constraints`, which are of one vocabulary.
 
-    Returns those for which that took long.
+    Returns those which something took long for, now or before.
 
     masks: [constraints, mask_words] int32; constraints that have gone on keep their rows of it
     """
@@ -134,8 +140,7 @@ def write_masks(
         return []
     changed = [constraints[row] for row in rows]
     matchers = [constraint._matcher for constraint in changed]
-    slow = filler.fill(matchers, [masks[row] for row in rows])
-    for i, seconds in slow:
+    for i, seconds in filler.fill(matchers, [masks[row] for row in rows]):
         changed[i].slow_seconds += seconds
 
     bits = masks.view(np.uint32)
@@ -154,4 +159,4 @@ def write_masks(
         else:
             changed[i]._fail(DEAD_END)
         masks[rows[i]] = -1
-    return [changed[i] for i, _ in slow]
+    return [each for each in changed if each.slow_seconds]

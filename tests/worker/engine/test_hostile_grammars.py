@@ -74,15 +74,16 @@ def test_what_nobody_waits_for_is_compiled_no_more(engine):
     assert not engine.chunks.keys() & set(rids)
 
 
-def test_one_that_becomes_slow_ends_and_is_known_as_bad(engine, monkeypatch):
+@pytest.mark.parametrize("what", ["fill_mask", "accept"])
+def test_one_that_becomes_slow_ends_and_is_known_as_bad(engine, monkeypatch, what):
     monkeypatch.setattr(grammars, "_SLOW_SECONDS", 0.1)
-    specs = [GrammarSpec("regex", text) for text in ("[a-z]{50}", "[a-y]{50}")]
+    specs = [GrammarSpec("regex", text) for text in (f"[a-z]{{50}}{what}", "[a-y]{50}")]
     rids = [engine.add([5, 6, i], 40, grammar=specs[i > 1]) for i in range(4)]
     while rids[0] not in engine.chunks:
         engine.step()
     requests = engine.scheduler._requests
     slow = requests[rids[0]].constraint._matcher
-    monkeypatch.setattr(slow, "fill_mask", busily(slow.fill_mask))
+    monkeypatch.setattr(slow, what, busily(getattr(slow, what)))
     engine.run()
     for rid in rids[:2]:  # also the other one with the same grammar
         assert engine.finish[rid].status == 400
@@ -93,10 +94,11 @@ def test_one_that_becomes_slow_ends_and_is_known_as_bad(engine, monkeypatch):
     assert engine.finish[known].message == engine.finish[rids[0]].message
 
 
-def busily(fill):
-    def fill_busily(mask) -> None:
+def busily(work):
+    def work_busily(argument):
         until = time.thread_time() + 0.06
         while time.thread_time() < until:
-            fill(mask)
+            pass
+        return work(argument)
 
-    return fill_busily
+    return work_busily

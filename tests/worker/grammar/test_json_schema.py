@@ -97,7 +97,7 @@ OPEN = {**NAMES, "additionalProperties": BOOLEAN}
         ({"type": "integer", "minimum": 0.5, "exclusiveMaximum": 3}, "2"),
         ({"type": "integer", "exclusiveMinimum": 0.5, "maximum": 3.5}, "3"),
         ({"type": "integer", "multipleOf": 7, "minimum": 10, "maximum": 99}, "98"),
-        ({"type": "array", "minItems": 1}, '[{"a": [1]}]'),
+        ({"type": "array", "minItems": 1}, '[{"a": 1}]'),
         ({"type": "array", "prefixItems": [INTEGER, BOOLEAN], "maxItems": 1}, "[5]"),
         ({"type": "array", "items": [INTEGER], "additionalItems": BOOLEAN}, "[5, true]"),
         ({"propertyNames": {"enum": ["a", "b"]}, "additionalProperties": BOOLEAN}, '{"b": true}'),
