@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import openai
@@ -35,7 +35,7 @@ FUNCTION: dict[str, Any] = {
     "description": "The weather of a city",
     "parameters": {
         "type": "object",
-        "properties": {"city": {"type": "string"}},
+        "properties": {"city": {"type": "string", "maxLength": 20}},
         "required": ["city"],
     },
 }
@@ -209,6 +209,68 @@ def test_a_chat_calls_a_tool_whole_and_as_a_stream(clients: Clients) -> None:
     assert none.choices[0].message.tool_calls is None
 
 
+def must_call(choice: str, *, nested: bool) -> Any:
+    """`tool_choice` as chats write it, or as responses do."""
+    name = {"name": "get_weather"}
+    function: dict[str, Any] = {"type": "function"} | ({"function": name} if nested else name)
+    allowed = {"mode": "required", "tools": [function]}
+    return {
+        "required": "required",
+        "named": function,
+        "allowed": {"type": "allowed_tools"} | ({"allowed_tools": allowed} if nested else allowed),
+    }[choice]
+
+
+@pytest.mark.parametrize("choice", ["required", "named", "allowed"])
+def test_a_model_that_would_rather_talk_must_call(clients: Clients, choice: str) -> None:
+    options: Any = {**GREEDY, **LONG, "messages": QUESTION, "tools": TOOLS}
+    options |= {"tool_choice": must_call(choice, nested=True), "parallel_tool_calls": False}
+    made = clients.openai.chat.completions.create(**options).choices[0]
+    assert made.finish_reason == ("stop" if choice == "named" else "tool_calls")
+    (call,) = made.message.tool_calls or []
+    assert call.type == "function"
+    jsonschema.validate(json.loads(call.function.arguments), FUNCTION["parameters"])
+    with clients.openai.chat.completions.stream(**options) as stream:
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls or []
+    assert streamed.function.arguments == call.function.arguments
+    response = clients.openai.responses.create(
+        **GREEDY,
+        input=QUESTION[0]["content"],
+        tools=RESPONSE_TOOLS,
+        tool_choice=must_call(choice, nested=False),
+        parallel_tool_calls=False,
+        max_output_tokens=80,
+    )
+    (item,) = response.output
+    assert item.type == "function_call"
+    assert (item.name, item.arguments) == (call.function.name, call.function.arguments)
+
+
+def test_the_clients_tools_of_pydantic_models_are_strict(clients: Clients) -> None:
+    class GetWeather(BaseModel):
+        """The weather of a city"""
+
+        city: Literal["Oslo", "Kyiv"]
+
+    tools: Any = [openai.pydantic_function_tool(GetWeather)]
+    chat = clients.openai.chat.completions.parse(
+        model=MODEL, temperature=0, messages=QUESTION, tools=tools, tool_choice="required"
+    )
+    made = (chat.choices[0].message.tool_calls or [])[0].function.parsed_arguments
+    assert isinstance(made, GetWeather)
+    response = clients.openai.responses.parse(
+        model=MODEL,
+        temperature=0,
+        input=QUESTION[0]["content"],
+        tools=tools,
+        tool_choice="required",
+        parallel_tool_calls=False,
+    )
+    (item,) = response.output
+    assert item.type == "function_call"
+    assert item.parsed_arguments == made
+
+
 def test_what_models_wrote_is_taken_apart(clients: Clients) -> None:
     written = 'So: <tool_call>{"name": "get_weather", "arguments": {"city": "Bonn"}}</tool_call>'
     parsed = clients.post("/function_call", text=written, tools=TOOLS)
@@ -269,16 +331,19 @@ def test_lines_of_a_batch_have_formats_and_tools(clients: Clients) -> None:
         },
         {**chat, "messages": EXAMPLE, "tools": TOOLS},
         {**chat, "regex": "Paris|Rome"},
+        {**chat, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False},
     ]
     batch, results, errors = clients.batch("/v1/chat/completions", bodies)
     assert (batch.status, batch.request_counts.failed) == ("completed", 1)
-    assert [line["custom_id"] for line in results] == ["line 0", "line 2", "line 3"]
+    assert [line["custom_id"] for line in results] == ["line 0", "line 2", "line 3", "line 4"]
     messages = [line["response"]["body"]["choices"][0]["message"] for line in results]
     is_a_city(messages[0]["content"])
     assert messages[1]["tool_calls"][0]["function"] == dict(
         zip(("name", "arguments"), CALL, strict=True)
     )
     assert messages[2]["content"] in ("Paris", "Rome")
+    (call,) = messages[3]["tool_calls"]
+    jsonschema.validate(json.loads(call["function"]["arguments"]), FUNCTION["parameters"])
     (failed,) = errors
     assert failed["custom_id"] == "line 1"
     assert failed["response"]["status_code"] == 400

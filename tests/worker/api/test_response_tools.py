@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 from openai.types.responses import Response
+from pydantic import BaseModel
 
 from worker.messages import FinishReason, GenerateRequest, TokenChunk
 from worker.tokenization.template_source import load_chat_template
@@ -242,6 +243,19 @@ async def test_the_clients_stream_helper_puts_calls_together(worker: RunningWork
     assert snapshots[-1] == "{}"
     calls = [item for item in final.output if item.type == "function_call"]
     assert [call.arguments for call in calls] == ['{"city": "Bostön 😀"}', "{}"]
+
+
+async def test_the_clients_parse_helper_reads_arguments(worker: RunningWorker) -> None:
+    class Weather(BaseModel):
+        city: str
+
+    tools: Any = [openai.pydantic_function_tool(Weather, name="get_weather")]
+    worker.scheduler.script = answer_with(worker.ids(CALL))
+    response = await worker.openai().responses.parse(model="any", input=QUESTION, tools=tools)
+    (call,) = response.output
+    assert call.type == "function_call"
+    assert call.parsed_arguments == Weather(city="Bostön 😀")
+    assert response.tools[0].to_dict()["strict"] is True
 
 
 async def test_a_failure_in_mid_call_has_what_there_was(worker: RunningWorker) -> None:
