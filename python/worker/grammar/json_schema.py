@@ -12,14 +12,23 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from .base import GrammarError, shown
 from .formats import BOUNDED_FORMATS, FORMATS
-
-Schema = dict[str, Any]
+from .schema_values import (
+    TYPES,
+    Schema,
+    Values,
+    as_count,
+    as_list,
+    as_object,
+    both,
+    differ,
+    listed_values,
+    number_schema,
+)
 
 # Validation that belongs to one type; a schema with it that names no type is for that type.
 _KEYWORDS = {
@@ -32,7 +41,6 @@ _KEYWORDS = {
     },
 }
 _KEYWORDS["integer"] = _KEYWORDS["number"]
-_TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
 _CHOICES = ("anyOf", "oneOf", "allOf", "$ref", "enum", "const")
 _VALIDATION = frozenset({"type", *_CHOICES}.union(*_KEYWORDS.values()))
 _REFUSED = (
@@ -40,8 +48,6 @@ _REFUSED = (
     *("contains", "minContains", "maxContains", "unevaluatedItems", "unevaluatedProperties"),
     *("$dynamicRef", "$recursiveRef"),
 )
-# Multiples within bounds are listed, if they are not more.
-_MOST_MULTIPLES = 1000
 
 
 # Writes a string's `pattern`, and how many characters it has at least and at most, as the backend
@@ -78,13 +84,6 @@ def _finite(text: str) -> float:
     return value
 
 
-@dataclass(frozen=True)
-class _Values:
-    """A canonical schema that stands for `enum` and `const`, and is written last."""
-
-    values: list[Any]
-
-
 class _Canonical:
     """Writes one document anew; each place that a `$ref` names becomes an entry of `$defs`."""
 
@@ -99,7 +98,7 @@ class _Canonical:
         return {**document, "$defs": self._definitions} if self._definitions else document
 
     def _schema(self, schema: Any) -> Any:
-        """A canonical schema: `_Values`, or an object."""
+        """A canonical schema: `Values`, or an object."""
         if schema is True:
             return {}
         if schema is False:
@@ -112,14 +111,16 @@ class _Canonical:
         for choice in ("$ref", "allOf"):
             if choice in given:
                 part = given.pop(choice)
-                parts = [self._resolved(part)] if choice == "$ref" else _list(choice, part)
+                parts = [self._resolved(part)] if choice == "$ref" else as_list(choice, part)
                 return self._schema(self._merged([given, *parts]))
         for choice in ("anyOf", "oneOf"):
             if choice in given:
-                branches = [each for each in _list(choice, given.pop(choice)) if each is not False]
+                branches = [
+                    each for each in as_list(choice, given.pop(choice)) if each is not False
+                ]
                 return self._choice(choice, [self._merged([given, each]) for each in branches])
         if "const" in given or "enum" in given:
-            return _values(given)
+            return listed_values(given)
         return self._typed(given)
 
     def _validation(self, schema: Schema) -> Schema:
@@ -172,7 +173,7 @@ class _Canonical:
                 if key == "$ref" and value != merged.get(key, value):
                     merged["allOf"] = [*merged.get("allOf", ()), {key: value}]
                 else:
-                    merged[key] = _both(key, merged[key], value) if key in merged else value
+                    merged[key] = both(key, merged[key], value) if key in merged else value
         closed = [part for part in parts if isinstance(part, dict) and _names_all(part)]
         if closed and sum(isinstance(part, dict) and "properties" in part for part in parts) > 1:
             raise GrammarError("additionalProperties beside properties of another schema")
@@ -187,7 +188,7 @@ class _Canonical:
         if keyword == "oneOf":
             kinds = [self._kind(each) for each in written]
             for i, kind in enumerate(kinds):
-                if any(not _differ(kind, other) for other in kinds[:i]):
+                if any(not differ(kind, other) for other in kinds[:i]):
                     raise GrammarError("oneOf whose choices may hold together is not supported")
         return {"anyOf": written}
 
@@ -202,7 +203,7 @@ class _Canonical:
     def _typed(self, given: Schema) -> Schema:
         types = given.get("type")
         if types is None:
-            types = [kind for kind in _TYPES if _KEYWORDS.get(kind, set()) & given.keys()]
+            types = [kind for kind in TYPES if _KEYWORDS.get(kind, set()) & given.keys()]
             types = [kind for kind in types if kind != "integer"]
         elif isinstance(types, str):
             types = [types]
@@ -216,14 +217,14 @@ class _Canonical:
         return written[0] if len(written) == 1 else {"anyOf": written}
 
     def _one_type(self, kind: Any, given: Schema) -> Any:
-        if kind not in _TYPES:
-            raise GrammarError(f"type {shown(kind)} is unknown; {', '.join(_TYPES)} are")
+        if kind not in TYPES:
+            raise GrammarError(f"type {shown(kind)} is unknown; {', '.join(TYPES)} are")
         own = {key: given[key] for key in _KEYWORDS.get(kind, ()) if key in given}
         match kind:
             case "string":
                 return self._string(own)
             case "integer" | "number":
-                return _number(kind, own)
+                return number_schema(kind, own)
             case "array":
                 return self._array(own)
             case "object":
@@ -231,9 +232,9 @@ class _Canonical:
         return {"type": kind}
 
     def _string(self, given: Schema) -> Schema:
-        least = _count("minLength", given.get("minLength", 0))
+        least = as_count("minLength", given.get("minLength", 0))
         most = given.get("maxLength")
-        most = None if most is None else _count("maxLength", most)
+        most = None if most is None else as_count("maxLength", most)
         pattern = given.get("pattern")
         if "format" in given:
             if pattern is not None:
@@ -253,12 +254,14 @@ class _Canonical:
         return {"type": "string", "pattern": self._write_pattern(pattern, least, most)}
 
     def _array(self, given: Schema) -> Schema:
-        counts = {key: _count(key, given[key]) for key in ("minItems", "maxItems") if key in given}
+        counts = {
+            key: as_count(key, given[key]) for key in ("minItems", "maxItems") if key in given
+        }
         items = given.get("items", True)
         prefix = given.get("prefixItems", [])
         if isinstance(items, list):  # as drafts before 2020-12 have it
             prefix, items = items, given.get("additionalItems", True)
-        prefix = _list("prefixItems", prefix)[: counts.get("maxItems")]
+        prefix = as_list("prefixItems", prefix)[: counts.get("maxItems")]
         if prefix and items is True and counts.get("minItems", 0) <= len(prefix):
             items = False
         written: Schema = {
@@ -271,10 +274,10 @@ class _Canonical:
 
     def _object(self, given: Schema) -> Schema:
         written: Schema = {"type": "object"}
-        properties = dict(_object("properties", given.get("properties", {})))
-        required = _list("required", given.get("required", []))
+        properties = dict(as_object("properties", given.get("properties", {})))
+        required = as_list("required", given.get("required", []))
         others = given.get("additionalProperties")
-        patterns = _object("patternProperties", given.get("patternProperties", {}))
+        patterns = as_object("patternProperties", given.get("patternProperties", {}))
         for name in required:
             if not isinstance(name, str):
                 raise GrammarError(f"required must be a list of names, not {shown(required)}")
@@ -286,8 +289,9 @@ class _Canonical:
             if properties or patterns:
                 raise GrammarError("propertyNames beside properties is not supported")
             names = self._schema(given["propertyNames"])
-            if isinstance(names, _Values):
-                properties = dict.fromkeys(names.values, True if others is None else others)
+            if isinstance(names, Values):
+                allowed = [name for name in names.values if isinstance(name, str)]
+                properties = dict.fromkeys(allowed, True if others is None else others)
                 others = False
             elif "pattern" in names:
                 written["propertyNames"] = names
@@ -311,7 +315,7 @@ class _Canonical:
         written["additionalProperties"] = is_open if others is None else others
         for key in ("minProperties", "maxProperties"):
             if key in given:
-                written[key] = _count(key, given[key])
+                written[key] = as_count(key, given[key])
         if (is_open or patterns) and written.get("minProperties", 0) > len(required) + 1:
             raise GrammarError("minProperties is supported where the properties are listed alone")
         return written
@@ -338,145 +342,8 @@ def _none_of(names: Iterable[str]) -> str:
     return "|".join([*([] if "" in names else [""]), others, *begun])
 
 
-def _number(kind: str, given: Schema) -> Any:
-    for key, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise GrammarError(f"{key} must be a number, not {shown(value)}")
-    if kind == "number":
-        if "multipleOf" in given:
-            raise GrammarError("multipleOf is supported for integers alone")
-        return {"type": kind, **given}
-    least, most, step = _integers(given)
-    if least is not None and most is not None and least > most:
-        raise GrammarError("the bounds of a number allow nothing")
-    if step == 1 or (least is None and most is None):
-        bounds = {"minimum": least, "maximum": most, "multipleOf": step if step > 1 else None}
-        return {"type": kind} | {key: each for key, each in bounds.items() if each is not None}
-    if least is None or most is None or (most - least) // step >= _MOST_MULTIPLES:
-        raise GrammarError("multipleOf is supported without bounds, or with few values in them")
-    values = list(range(-(-least // step) * step, most + 1, step))
-    if not values:
-        raise GrammarError("the bounds of a number allow nothing")
-    return _Values(values)
-
-
-def _integers(given: Schema) -> tuple[int | None, int | None, int]:
-    """The least and the largest integer, and what all are multiples of."""
-    step = given.get("multipleOf", 1)
-    if step != int(step) or step < 1:
-        raise GrammarError(f"multipleOf must be a positive integer, not {shown(step)}")
-    least = [math.ceil(given["minimum"])] if "minimum" in given else []
-    most = [math.floor(given["maximum"])] if "maximum" in given else []
-    if "exclusiveMinimum" in given:
-        least.append(math.floor(given["exclusiveMinimum"]) + 1)
-    if "exclusiveMaximum" in given:
-        most.append(math.ceil(given["exclusiveMaximum"]) - 1)
-    return max(least, default=None), min(most, default=None), int(step)
-
-
-def _values(given: Schema) -> _Values:
-    values = _list("enum", given["enum"]) if "enum" in given else [given["const"]]
-    if "enum" in given and "const" in given:
-        values = [value for value in values if _same(value, given["const"])]
-    others = given.keys() - {"enum", "const", "type"}
-    if others:
-        raise GrammarError(f"{min(others)} beside enum or const is not supported")
-    types = given.get("type", _TYPES)
-    types = [types] if isinstance(types, str) else types
-    values = [value for value in values if any(_is_of(value, kind) for kind in types)]
-    if not values:
-        raise GrammarError("enum or const leaves no value")
-    return _Values(values)
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    match kind:
-        case "null":
-            return value is None
-        case "boolean":
-            return isinstance(value, bool)
-        case "string":
-            return isinstance(value, str)
-        case "array":
-            return isinstance(value, list)
-        case "object":
-            return isinstance(value, dict)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return kind == "number" or (kind == "integer" and value == int(value))
-
-
-def _same(value: Any, other: Any) -> bool:
-    return value == other and isinstance(value, bool) == isinstance(other, bool)
-
-
-def _both(key: str, value: Any, other: Any) -> Any:
-    """The value of a keyword that two schemas have, both of which hold."""
-    if key == "required":
-        return list(dict.fromkeys([*_list(key, value), *_list(key, other)]))
-    if key == "properties":
-        value, other = _object(key, value), _object(key, other)
-        shared = [name for name in value.keys() & other.keys() if value[name] != other[name]]
-        if not shared:
-            return {**value, **other}
-        raise GrammarError(f"allOf with property {shown(min(shared))} twice is not supported")
-    if value == other:
-        return value
-    if key == "allOf":
-        return [*_list(key, value), *_list(key, other)]
-    if key == "enum":
-        return [
-            each for each in _list(key, value) if any(_same(each, o) for o in _list(key, other))
-        ]
-    if key == "multipleOf" and type(value) is type(other) is int:
-        return math.lcm(value, other)
-    if key in ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"):
-        return max(value, other)
-    if key in ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"):
-        return min(value, other)
-    if key == "type":
-        mine, theirs = ({each} if isinstance(each, str) else {*each} for each in (value, other))
-        shared = mine & theirs
-        if "number" in mine ^ theirs and "integer" in mine ^ theirs:  # integers are numbers
-            shared.add("integer")
-        return sorted(shared)
-    raise GrammarError(f"two schemas with {key} that must both hold are not supported")
-
-
 def _names_all(schema: Schema) -> bool:
     return "additionalProperties" in schema or "patternProperties" in schema
-
-
-def _differ(schema: Any, other: Any) -> bool:
-    """Whether no value is allowed by both canonical schemas, as far as is easily seen."""
-    kinds, others = _kinds(schema), _kinds(other)
-    if kinds is not None and others is not None and not kinds & others:
-        return True
-    if isinstance(schema, _Values) or isinstance(other, _Values):
-        return _differ_as_values(schema, other)
-    shared = set(schema.get("required", ())) & set(other.get("required", ()))
-    properties, theirs = schema.get("properties", {}), other.get("properties", {})
-    return kinds == others == {"object"} and any(
-        _differ_as_values(properties[name], theirs[name]) for name in shared
-    )
-
-
-def _differ_as_values(schema: Any, other: Any) -> bool:
-    if not isinstance(schema, _Values) or not isinstance(other, _Values):
-        return False
-    return not any(_same(a, b) for a in schema.values for b in other.values)
-
-
-def _kinds(schema: Any) -> set[str] | None:
-    """The types of what a canonical schema allows; None: unknown. Integers are numbers."""
-    if isinstance(schema, _Values):
-        return {next(k for k in _TYPES if k != "integer" and _is_of(v, k)) for v in schema.values}
-    if "type" in schema:
-        return {"number" if schema["type"] == "integer" else schema["type"]}
-    if "anyOf" in schema:
-        kinds = [_kinds(each) for each in schema["anyOf"]]
-        return None if None in kinds else set().union(*(kind for kind in kinds if kind))
-    return None
 
 
 def _objects(value: Any) -> Iterator[Schema]:
@@ -486,23 +353,3 @@ def _objects(value: Any) -> Iterator[Schema]:
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             yield from _objects(each)
-
-
-def _list(key: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise GrammarError(f"{key} must be a list, not {shown(value)}")
-    return value
-
-
-def _object(key: str, value: Any) -> Schema:
-    if not isinstance(value, dict):
-        raise GrammarError(f"{key} must be an object, not {shown(value)}")
-    return value
-
-
-def _count(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise GrammarError(f"{key} must be a whole number, not {shown(value)}")
-    if value < 0:
-        raise GrammarError(f"{key} must not be negative, and is {shown(value)}")
-    return int(value)

@@ -101,6 +101,7 @@ OPEN = {**NAMES, "additionalProperties": BOOLEAN}
         ({"type": "array", "prefixItems": [INTEGER, BOOLEAN], "maxItems": 1}, "[5]"),
         ({"type": "array", "items": [INTEGER], "additionalItems": BOOLEAN}, "[5, true]"),
         ({"propertyNames": {"enum": ["a", "b"]}, "additionalProperties": BOOLEAN}, '{"b": true}'),
+        ({"propertyNames": {"enum": [1, "a"]}}, '{"a": 1}'),
         ({"allOf": [{"enum": [1, 2, 3]}, {"enum": [2, 4]}]}, "2"),
         ({"allOf": [{"anyOf": [INTEGER]}, {"allOf": [{"minimum": 5}]}, {"allOf": [{}]}]}, "6"),
         ({"$ref": "#n", "$defs": {"a b": {"$anchor": "n", "type": "boolean"}}}, "true"),
@@ -125,6 +126,7 @@ def test_what_is_valid_is_allowed(backend, schema, text):
         ({"type": "object", "properties": {"a": {}, "b": False}}, '{"a": 1, "b": 1}'),
         ({"enum": [{"a": 1}]}, '{"a":1}'),
         ({"anyOf": [INTEGER, False]}, "true"),
+        ({"propertyNames": {"enum": [1, "a"]}}, '{"1": 1}'),
     ],
 )
 def test_what_is_not_valid_is_not_allowed(backend, schema, text):
