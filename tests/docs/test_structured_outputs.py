@@ -79,6 +79,11 @@ def _check_tags(names: dict[str, Any], _: str) -> None:
     assert re.search(r'<(time|weather)>{"city": "(Rome|Oslo)"}</\1>', names["answer"]["text"])
 
 
+def _check_tools(names: dict[str, Any], _: str) -> None:
+    assert isinstance(names["wanted"], names["GetWeather"])
+    assert "18 degrees" in names["answer"].choices[0].message.content
+
+
 def _check_offline(names: dict[str, Any], _: str) -> None:
     assert set(json.loads(names["person"]["text"])) == {"name", "age"}
     assert 1 <= int(names["number"]["text"]) <= 9999
@@ -92,6 +97,7 @@ CHECKS: dict[tuple[str, int], Callable[[dict[str, Any], str], None]] = {
     ("A regular expression", 1): _check_light,
     ("A grammar", 0): _check_moves,
     ("Structures within free text", 0): _check_tags,
+    ("Tools", 0): _check_tools,
     ("Without a server", 0): _check_offline,
 }
 

@@ -71,6 +71,52 @@ def test_responses_are_parsed_whole_and_as_streams(clients: Clients) -> None:
     assert {"response.output_text.delta", "response.output_text.done"} <= kinds
 
 
+class GetWeather(BaseModel):
+    """The weather of a city, now."""
+
+    city: Literal["Rome", "Oslo"]
+    unit: Literal["celsius", "fahrenheit"]
+
+
+TOOLS: Any = [openai.pydantic_function_tool(GetWeather, name="get_weather")]
+
+
+def test_arguments_of_a_strict_tool_are_parsed_whole_and_as_a_stream(clients: Clients) -> None:
+    """Which a model that wants something else must call; each seed is another try."""
+    for seed in range(3):
+        options: Any = {**DRAWN, "seed": seed, "messages": QUESTION, "tools": TOOLS}
+        options |= {"tool_choice": "required", "parallel_tool_calls": False}
+        (choice,) = clients.openai.chat.completions.parse(**options).choices
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls or []
+        assert isinstance(call.function.parsed_arguments, GetWeather)
+        with clients.openai.chat.completions.stream(**options) as stream:
+            events = list(stream)
+        (done,) = (e for e in events if e.type == "tool_calls.function.arguments.done")
+        deltas = [e for e in events if e.type == "tool_calls.function.arguments.delta"]
+        assert "".join(e.arguments_delta for e in deltas) == done.arguments
+        assert done.parsed_arguments == call.function.parsed_arguments
+
+
+def test_a_loop_calls_a_tool_and_answers_with_what_it_gave(clients: Clients) -> None:
+    messages: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
+    options: Any = {"model": MODEL, "temperature": 0, "tools": TOOLS, "max_tokens": 100}
+    asked = clients.openai.chat.completions.parse(
+        **options, messages=messages, tool_choice="required", parallel_tool_calls=False
+    )
+    message = asked.choices[0].message
+    (call,) = message.tool_calls or []
+    assert call.function.parsed_arguments == GetWeather(city="Rome", unit="celsius")
+    messages += [
+        message,
+        {"role": "tool", "tool_call_id": call.id, "content": "It is 18 degrees and sunny."},
+    ]
+    answer = clients.openai.chat.completions.create(
+        **options, messages=messages, tool_choice="none"
+    )
+    assert "18 degrees" in (answer.choices[0].message.content or "")
+
+
 def test_an_object_that_was_cut_is_said_to_be(clients: Clients) -> None:
     with pytest.raises(openai.LengthFinishReasonError):
         clients.openai.chat.completions.parse(
