@@ -89,7 +89,7 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ]
 
     def begins(self, vocabulary: Vocabulary) -> Iterator[list[int]]:
-        """The beginning of each structure in tokens, the longest first ones."""
+        """The beginning of each structure in tokens, each as long as can be."""
         special = SpecialTokens(vocabulary)
         tokens = {text: token for token, text in enumerate(vocabulary.tokens) if text}
         for structure in self.structures:
@@ -101,8 +101,9 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def _longest_first(text: bytes, tokens: Mapping[bytes, int]) -> Iterator[int]:
     """As far as there are tokens for it."""
+    longest = max(map(len, tokens), default=0)
     while text:
-        pieces = (text[:end] for end in range(len(text), 0, -1))
+        pieces = (text[:end] for end in range(min(longest, len(text)), 0, -1))
         piece = next((piece for piece in pieces if piece in tokens), None)
         if piece is None:
             return
