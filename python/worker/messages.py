@@ -336,6 +336,7 @@ class SchedulerState(msgspec.Struct, frozen=True, array_like=True, tag="state"):
 
     `used_tokens` are those that running requests need: held, or cached and locked.
     `generation_throughput` is in tokens a second, measured over some steps; 0 when idle.
+    `forced_tokens_total` are those of the generated ones that a grammar forced.
     """
 
     rid: str
@@ -351,6 +352,7 @@ class SchedulerState(msgspec.Struct, frozen=True, array_like=True, tag="state"):
     generated_tokens_total: int
     retractions_total: int
     generation_throughput: float
+    forced_tokens_total: int = 0
 
 
 class LoadProgress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):

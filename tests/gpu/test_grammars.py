@@ -25,12 +25,18 @@ SCHEMA = {
     "required": ["name", "age", "tags"],
 }
 REGEX = r"[a-f]{3,9}(the|in)?"
+MODES = {
+    "overlap": {},
+    "in turn": {"disable_overlap_schedule": True},
+    "eager": {"disable_cuda_graph": True},
+    "no jumps": {"disable_jump_forward": True},
+}
 
 
 @pytest.mark.parametrize(
     "args",
-    [{}, {"disable_overlap_schedule": True}, {"disable_cuda_graph": True}],
-    ids=["overlap", "in turn", "eager"],
+    MODES.values(),
+    ids=MODES,
 )
 def test_held_answers_obey_and_free_ones_stay_as_they_are(smollm2, prompts, reference, args):
     held = {"temperature": 1.0, "max_new_tokens": 200}
@@ -53,3 +59,22 @@ def test_held_answers_obey_and_free_ones_stay_as_they_are(smollm2, prompts, refe
         jsonschema.validate(json.loads(answer["text"]), SCHEMA)
     for answer in second:
         assert re.fullmatch(REGEX, answer["text"]), answer["text"]
+
+
+@pytest.mark.parametrize("args", MODES.values(), ids=MODES)
+def test_long_forced_text_saves_steps(smollm2, tokenizer, args):
+    pattern = "[a-c]0123456789{30}([d-f]9876543210{30}){2}"
+    sampling = {"temperature": 1.0, "max_new_tokens": 200, "regex": pattern}
+    prompts = [tokenizer.encode(text) for text in ("Numbers: ", "Some letters and numbers: ")]
+    with Engine(
+        model_path=str(smollm2), device="cuda", dtype="bfloat16", max_total_tokens=4096, **args
+    ) as made:
+        answers = [made.generate(input_ids=prompt, sampling_params=sampling) for prompt in prompts]
+        counters = made.scheduler.counters
+    for answer in answers:
+        assert re.fullmatch(pattern, answer["text"]), answer["text"]
+    if "disable_jump_forward" in args:
+        assert counters.forced_tokens == 0
+    else:
+        assert counters.forced_tokens > 150
+        assert counters.steps < counters.generated_tokens / 3

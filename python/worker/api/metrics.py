@@ -104,6 +104,13 @@ class WorkerMetrics:
             buckets=_FUNCTION,
             registry=self.registry,
         )
+        self._forced_tokens = Counter(
+            "radixfleet_worker_forced_tokens",
+            "Number of generation tokens that a grammar forced, without a step for each.",
+            ["model_name"],
+            registry=self.registry,
+        ).labels(self._model_name)
+        self._forced_tokens_shown = 0
         self._running = self._of_model(Gauge, "num_running_reqs", "The number of running requests")
         self._used_tokens = self._of_model(Gauge, "num_used_tokens", "The number of used tokens")
         self._throughput = self._of_model(
@@ -174,12 +181,14 @@ class WorkerMetrics:
     # ===== what the scheduler says =====
 
     def show(self, state: SchedulerState) -> None:
-        """Set the gauges."""
+        """Set the gauges, and count what the scheduler counts."""
         self._running.set(state.running_requests)
         self._queued.set(state.waiting_requests)
         self._used_tokens.set(state.used_tokens)
         self._token_usage.set(state.used_tokens / state.total_tokens)
         self._throughput.set(state.generation_throughput)
+        self._forced_tokens.inc(state.forced_tokens_total - self._forced_tokens_shown)
+        self._forced_tokens_shown = state.forced_tokens_total
         self._hit_rate.set(state.cached_prompt_tokens_total / max(state.prompt_tokens_total, 1))
 
 

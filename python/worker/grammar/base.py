@@ -11,6 +11,9 @@ import numpy as np
 
 from ..messages import GrammarSpec
 
+# Bytes of a forced text that are looked at together: more of it follows with the next step.
+LONGEST_FORCED = 1024
+
 
 class GrammarError(ValueError):
     """A grammar cannot be used; the text says why, for the user."""
@@ -68,16 +71,15 @@ class GrammarMatcher(ABC):
         """Why the library cannot follow the text any further, if that is beyond its limits."""
         return None
 
+    @abstractmethod
     def forced_text(self) -> bytes:
         """What comes next for certain, maybe up to the middle of a character; nothing where there
-        is a choice, or the text may end, or the backend cannot tell. A special token may come
-        instead.
+        is a choice, or the text may end. A special token may come instead.
         """
-        return b""
 
+    @abstractmethod
     def rollback(self, count: int) -> None:
-        """Take back the last `count` tokens that were accepted; for backends with forced texts."""
-        raise NotImplementedError
+        """Take back the last `count` tokens that were accepted."""
 
 
 class CompiledGrammar(ABC):

@@ -179,6 +179,7 @@ def _slowest_step(grammar: CompiledGrammar, vocabulary: Vocabulary, begin: Seque
     started = time.thread_time()
     constraint = Constraint(grammar, vocabulary, ())
     look_ahead([constraint])
+    constraint.forced_text()
     slowest = time.thread_time() - started
     choice = random.Random(0)
     for place in range(len(begin) + _TRIED_STEPS):
@@ -195,6 +196,7 @@ def _slowest_step(grammar: CompiledGrammar, vocabulary: Vocabulary, begin: Seque
         started = time.thread_time()
         constraint.accept(place, token)
         look_ahead([constraint])
+        constraint.forced_text()
         slowest = max(slowest, time.thread_time() - started)
     return slowest
 

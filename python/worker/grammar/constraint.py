@@ -85,6 +85,10 @@ class Constraint:
         """For `reason`, unless the backend has another."""
         self._end(FinishReason("abort", message=self._matcher.failure or reason, status=400))
 
+    def forced_text(self) -> bytes:
+        """What comes next for certain, see `GrammarMatcher`."""
+        return self._matcher.forced_text()
+
     def jump_forward(self, before: Sequence[int], least: int, most: int) -> list[int]:
         """The answer's next tokens, if the grammar forces at least `least` of them; no more than
         `most`. They are accepted, and need not be drawn. `before` are the last tokens of prompt and

@@ -12,7 +12,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from .base import GrammarMatcher, Vocabulary
+from .base import LONGEST_FORCED, GrammarMatcher, Vocabulary
 
 # So many tokens before a forced text are written anew with it: a tokenizer looks back no further
 # than to the beginning of a word.
@@ -28,8 +28,7 @@ class JumpForward:
     def __init__(self, vocabulary: Vocabulary, encode: Callable[[str], list[int]]) -> None:
         self._tokens = vocabulary.tokens
         self._encode = encode
-        self._lengths = np.zeros(32 * vocabulary.mask_words, dtype=np.int32)
-        self._lengths[: len(vocabulary.tokens)] = [len(token) for token in vocabulary.tokens]
+        self._lengths = np.array([len(token) for token in vocabulary.tokens], dtype=np.int32)
         self._mask = np.empty(vocabulary.mask_words, dtype=np.int32)
 
     def advance(
@@ -48,7 +47,7 @@ class JumpForward:
         Where a token that the grammar allows would reach beyond the forced text, or is a special
         one, the model is asked for that part.
         """
-        forced = matcher.forced_text()
+        forced = matcher.forced_text()[:LONGEST_FORCED]
         if len(forced) < least:
             return []
         tokens = self.written(forced, before)
@@ -72,8 +71,8 @@ class JumpForward:
         """
         try:
             text = codecs.getincrementaldecoder("utf-8")().decode(forced)
-        except UnicodeDecodeError:
-            return []
+        except UnicodeDecodeError as error:
+            text = forced[: error.start].decode()
         if not text:
             return []
         context = self._context(before)
@@ -119,6 +118,6 @@ class JumpForward:
     def _is_open(self, matcher: GrammarMatcher, left: int) -> bool:
         """Whether a token may come that is no part of the `left` bytes of forced text."""
         matcher.fill_mask(self._mask)
-        bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")
+        bits = np.unpackbits(self._mask.view(np.uint8), count=len(self._tokens), bitorder="little")
         lengths = self._lengths[np.flatnonzero(bits)]
         return bool((lengths > left).any() or not lengths.all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from functools import cached_property
 
@@ -10,7 +11,14 @@ import numpy as np
 import outlines_core
 
 from ..messages import GrammarSpec
-from .base import CompiledGrammar, GrammarBackend, GrammarError, GrammarMatcher, Vocabulary
+from .base import (
+    LONGEST_FORCED,
+    CompiledGrammar,
+    GrammarBackend,
+    GrammarError,
+    GrammarMatcher,
+    Vocabulary,
+)
 from .json_regex import schema_regex
 from .pattern import canonical_pattern
 
@@ -56,7 +64,7 @@ class Outlines(GrammarBackend):
         return msgspec.msgpack.encode(_table(index, self._vocabulary))
 
     def load(self, compiled: bytes) -> CompiledGrammar:
-        return _Compiled(msgspec.msgpack.decode(compiled, type=_Table))
+        return _Compiled(msgspec.msgpack.decode(compiled, type=_Table), self._vocabulary)
 
 
 class _Table(msgspec.Struct, frozen=True, array_like=True):
@@ -120,7 +128,9 @@ def _set_bits(mask: np.ndarray, tokens: np.ndarray) -> None:
 
 
 class _Compiled(CompiledGrammar):
-    def __init__(self, table: _Table) -> None:
+    def __init__(self, table: _Table, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._steps: dict[int, tuple[bytes, int | None]] = {}
         self.begins = np.frombuffer(table.begins, dtype=np.int64)
         self.tokens = np.frombuffer(table.tokens, dtype=np.int32)
         self.states = np.frombuffer(table.states, dtype=np.int32)
@@ -131,25 +141,66 @@ class _Compiled(CompiledGrammar):
     def matcher(self) -> GrammarMatcher:
         return _Matcher(self)
 
+    def transitions(self, state: int) -> slice:
+        """Where those of `state` are."""
+        begin, end = self.begins[state : state + 2].tolist()
+        return slice(begin, end)
+
+    def forced_text(self, state: int) -> bytes:
+        """What comes after `state` in every text, or the beginning of it."""
+        text, after = b"", state
+        for _ in range(LONGEST_FORCED):
+            piece, after = self._step(after)
+            text += piece
+            if after is None:
+                break
+        return text
+
+    def _step(self, state: int) -> tuple[bytes, int | None]:
+        """What all tokens that may come begin with, and the state after that, if one is just it."""
+        if self.may_end[state] or self.mask_rows[state] >= 0:  # so many tokens are a choice
+            return b"", None
+        if state not in self._steps:
+            own = self.transitions(state)
+            texts = [self._vocabulary.tokens[token] for token in self.tokens[own].tolist()]
+            piece = _common_prefix(texts)
+            next_states = dict(zip(texts, self.states[own].tolist(), strict=True))
+            self._steps[state] = piece, next_states.get(piece)
+        return self._steps[state]
+
+
+def _common_prefix(texts: list[bytes]) -> bytes:
+    first, last = min(texts, default=b""), max(texts, default=b"")
+    same = (a == b for a, b in zip(first, last, strict=False))
+    return first[: sum(itertools.takewhile(bool, same))]
+
 
 class _Matcher(GrammarMatcher):
     def __init__(self, grammar: _Compiled) -> None:
         self._grammar = grammar
         self._state = 0
+        self._before: list[int] = []
 
     @property
     def _range(self) -> slice:
-        """The transitions of the state."""
-        begin, end = self._grammar.begins[self._state : self._state + 2].tolist()
-        return slice(begin, end)
+        return self._grammar.transitions(self._state)
 
     def accept(self, token: int) -> bool:
         own = self._range
         place = own.start + int(np.searchsorted(self._grammar.tokens[own], token))
         if place == own.stop or self._grammar.tokens[place] != token:
             return False
+        self._before.append(self._state)
         self._state = int(self._grammar.states[place])
         return True
+
+    def rollback(self, count: int) -> None:
+        if count:
+            self._state = self._before[-count]
+            del self._before[-count:]
+
+    def forced_text(self) -> bytes:
+        return self._grammar.forced_text(self._state)
 
     def fill_mask(self, mask: np.ndarray) -> None:
         row = self._grammar.mask_rows[self._state]

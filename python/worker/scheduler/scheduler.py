@@ -713,6 +713,7 @@ class Scheduler:
             generated_tokens_total=self.counters.generated_tokens,
             retractions_total=self.counters.retractions,
             generation_throughput=generation_throughput,
+            forced_tokens_total=self.counters.forced_tokens,
         )
 
 

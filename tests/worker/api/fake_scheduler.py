@@ -184,7 +184,7 @@ class FakeScheduler:
             case GetState(rid) if self.answers_questions:
                 waiting = self.waiting_requests
                 await self.send(
-                    SchedulerState(rid, 1, waiting, 100, 50, 30, 20, 25, 8, 2, 9, 0, 12.5)
+                    SchedulerState(rid, 1, waiting, 100, 50, 30, 20, 25, 8, 2, 9, 0, 12.5, 6)
                 )
 
 

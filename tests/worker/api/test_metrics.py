@@ -29,6 +29,7 @@ FAMILIES = {
     "sglang:num_queue_reqs": "gauge",
     "sglang:token_usage": "gauge",
     "sglang:cache_hit_rate": "gauge",
+    "radixfleet_worker_forced_tokens": "counter",
 }
 BOUNDS = {
     "time_to_first_token_seconds": "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1.0 2.5 "
@@ -98,6 +99,12 @@ async def test_gauges_are_what_the_scheduler_says_at_that_moment(measured: Runni
     assert (figures["num_running_reqs"], figures["num_queue_reqs"]) == (1, 2)
     assert (figures["num_used_tokens"], figures["token_usage"]) == (25, 0.25)
     assert (figures["gen_throughput"], figures["cache_hit_rate"]) == (12.5, 0.25)
+
+
+async def test_forced_tokens_are_counted_once(measured: RunningWorker) -> None:
+    for figures in [await scrape(measured), await scrape(measured)]:
+        name = "radixfleet_worker_forced_tokens_total"
+        assert [sample.value for sample in figures.samples if sample.name == name] == [6]
 
 
 async def test_a_silent_scheduler_leaves_the_rest_and_what_it_said(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -304,3 +307,25 @@ def test_any_mix_of_requests_and_aborts_obeys_and_leaves_nothing_behind(
     assert sum(engine.finish[rid].kind == "stop" for rid in whole) > len(whole) / 2
     assert engine.scheduler.counters.forced_tokens > 100
     assert engine.scheduler.counters.retractions > 0
+
+
+PROGRAM = """
+import json, sys
+from tests.worker.engine.harness import Engine
+from tests.worker.engine.test_jump_forward import add_plain, answers
+engine = Engine(sys.argv[1], tp_size=2, random_seed=0)
+rids = add_plain(engine, 2)
+engine.run()
+engine.scheduler.grammars.close()
+print(json.dumps([engine.scheduler.counters.forced_tokens, answers(engine, rids)]))
+"""
+
+
+def test_two_ranks_jump_alike(model, expected):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(model)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    forced, found = json.loads(done.stdout)
+    assert found == expected[: len(found)]
+    assert forced > 0.3 * sum(map(len, found))

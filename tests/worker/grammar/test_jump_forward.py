@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.grammar.base import Vocabulary
+from worker.grammar.base import LONGEST_FORCED, Vocabulary
 from worker.grammar.jump_forward import JumpForward
 from worker.grammar.registry import grammar_backend
 from worker.messages import GrammarSpec
@@ -38,7 +38,7 @@ def jump(tokenizer):
     return JumpForward(vocabulary_of(tokenizer.backend), lambda text: tokenizer.encode(text, False))
 
 
-@pytest.fixture(scope="module", params=["xgrammar", "llguidance"])
+@pytest.fixture(scope="module", params=["xgrammar", "llguidance", "outlines"])
 def matcher(request, tokenizer):
     """Makes matchers of regular expressions."""
     backend = grammar_backend(request.param, vocabulary_of(tokenizer.backend))
@@ -72,6 +72,15 @@ def test_text_is_forced_up_to_a_choice_or_an_end(matcher, tokenizer, regex, befo
     made = matcher(regex)
     feed(made, tokenizer, before)
     assert made.forced_text() == forced
+
+
+def test_long_text_is_forced_in_parts(matcher, jump, tokenizer):
+    text = "in the " * 400
+    made, parts = matcher(text), []
+    while made.forced_text():
+        parts.append(tokenizer.decode(jump.advance(made, [], most=9999)))
+    assert "".join(parts) == text
+    assert all(900 < len(part) <= LONGEST_FORCED for part in parts[:-1])
 
 
 def test_a_matcher_goes_back(matcher, tokenizer):
@@ -168,6 +177,11 @@ def test_tokens_before_a_seam_count_if_they_stay_as_they_are(jump, tokenizer):
 
 def test_text_that_looks_like_a_special_token_is_not_forced(matcher, jump):
     assert jump.advance(matcher(r"<\|im_end\|>x"), [], most=99) == []
+
+
+def test_text_before_a_special_token_is_forced(jump, tokenizer):
+    assert words(tokenizer, jump.written(b"in\xff<|im_start|>")) == ["in"]
+    assert jump.written(b"\xff<|im_start|>in") == []
 
 
 def test_stop_tokens_are_not_forced(matcher, jump, tokenizer):

@@ -28,6 +28,12 @@ class Matcher(GrammarMatcher):
     def is_complete(self) -> bool:
         raise NotImplementedError
 
+    def forced_text(self) -> bytes:
+        raise NotImplementedError
+
+    def rollback(self, count: int) -> None:
+        raise NotImplementedError
+
 
 def long() -> None:
     time.sleep(0.002)
