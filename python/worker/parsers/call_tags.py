@@ -42,22 +42,27 @@ def call_list_schema(tools: Tools, limit: int | None, key: str) -> Schema:
     """A JSON array of one call or more, up to `limit`."""
     calls = [call_schema(name, {"$ref": f"#/$defs/{name}"}, key) for name in tools]
     schema = {"type": "array", "items": {"anyOf": calls}, "minItems": 1}
-    definitions = {name: _moved(schema, f"#/$defs/{name}") for name, schema in tools.items()}
+    definitions = {name: _moved(schema, name) for name, schema in tools.items()}
     return schema | ({} if limit is None else {"maxItems": limit}) | {"$defs": definitions}
 
 
-def _moved(schema: Any, to: str) -> Any:
-    """A schema that stands at `to` in another one: what it refers to has moved with it."""
+def _moved(schema: Any, name: str) -> Any:
+    """A schema as the definition called `name` of another one: what it refers to has moved with it,
+    and its anchors are not those of other definitions.
+    """
     if isinstance(schema, list):
-        return [_moved(each, to) for each in schema]
+        return [_moved(each, name) for each in schema]
     if not isinstance(schema, dict):
         return schema
     moved = {}
     for key, value in schema.items():
         if key == "$ref" and isinstance(value, str) and value.startswith("#"):
-            moved[key] = to + value[1:]
+            is_path = value[1:2] in ("", "/")
+            moved[key] = f"#/$defs/{name}{value[1:]}" if is_path else f"#{name}.{value[1:]}"
+        elif key == "$anchor":
+            moved[key] = f"{name}.{value}"
         elif key in _SCHEMAS_BY_NAME and isinstance(value, dict):
-            moved[key] = {name: _moved(each, to) for name, each in value.items()}
+            moved[key] = {key: _moved(each, name) for key, each in value.items()}
         else:
-            moved[key] = value if key in _VALUES else _moved(value, to)
+            moved[key] = value if key in _VALUES else _moved(value, name)
     return moved

@@ -35,13 +35,14 @@ SEARCH = {
     "type": "object",
     "properties": {
         "text": {"type": "string", "pattern": '^[a"é]{0,3}$'},
-        "filter": {"$ref": "#/$defs/filter"},
+        "filter": {"$ref": "#one"},
         "$ref": {"enum": [{"$ref": "#/$defs/filter"}]},
     },
     "required": ["text"],
     "additionalProperties": False,
     "$defs": {
         "filter": {
+            "$anchor": "one",
             "type": "object",
             "properties": {"not": {"anyOf": [{"$ref": "#/$defs/filter"}, {"type": "null"}]}},
             "required": ["not"],
@@ -49,7 +50,12 @@ SEARCH = {
         }
     },
 }
-COUNT = {"properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+COUNT = {
+    "properties": {"n": {"$ref": "#one"}},
+    "required": ["n"],
+    "additionalProperties": False,
+    "$defs": {"n": {"$anchor": "one", "enum": [1, 2]}},
+}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "search": SEARCH,
     "count": COUNT,

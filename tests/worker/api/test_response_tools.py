@@ -19,6 +19,7 @@ from .conftest import RunningWorker, StartWorker
 from .fake_scheduler import answer_with
 
 QUESTION = "Weather in Boston?"
+QUESTION_ITEM = {"role": "user", "content": QUESTION}
 PARAMETERS = {
     "type": "object",
     "properties": {"city": {"type": "string"}},
@@ -256,6 +257,36 @@ async def test_the_clients_parse_helper_reads_arguments(worker: RunningWorker) -
     assert call.type == "function_call"
     assert call.parsed_arguments == Weather(city="Bostön 😀")
     assert response.tools[0].to_dict()["strict"] is True
+
+
+@pytest.mark.parametrize("helper", ["parse", "stream"])
+async def test_what_the_clients_helpers_made_may_be_sent_again(
+    worker: RunningWorker, helper: str
+) -> None:
+    tools: Any = [{**WEATHER, "strict": True}]
+    worker.scheduler.script = answer_with(worker.ids(f"Let me see.\n{CALL}"))
+    responses = worker.openai().responses
+    if helper == "parse":
+        response = await responses.parse(model="any", input=QUESTION, tools=tools)
+    else:
+        async with responses.stream(model="any", input=QUESTION, tools=tools) as stream:
+            response = await stream.get_final_response()
+    prompts = set()
+    for items in (
+        response.output,
+        [item.model_dump() for item in response.output],
+        [item.to_dict() for item in response.output],
+    ):
+        result = {
+            "type": "function_call_output",
+            "call_id": response.output[-1].call_id,
+            "output": "rain",
+        }
+        following = await create(worker, input=[QUESTION_ITEM, *items, result], tools=tools)
+        prompts.add(prompt(worker))
+        kept = await responses.input_items.list(following.id)
+        assert "parsed" not in str([item.to_dict() for item in kept.data])
+    assert len(prompts) == 1
 
 
 async def test_a_failure_in_mid_call_has_what_there_was(worker: RunningWorker) -> None:

@@ -134,6 +134,9 @@ async def test_the_clients_own_stream_helper_puts_calls_together(worker: Running
     message = completion.choices[0].message
     assert message.content is None
     assert message.tool_calls[0].function.arguments == '{"city": "Bostön 😀"}'
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain"}
+    await chat(worker, messages=[USER, message, result])
+    assert CALL in prompt(worker)
 
 
 async def test_each_sample_has_its_own_calls(worker: RunningWorker) -> None:

@@ -99,8 +99,11 @@ class CalledFunction(RequestModel):
 
 
 class ToolCallMessage(RequestModel):
-    """A call in a message of the assistant."""
+    """A call in a message of the assistant. `index` is what a stream's deltas have beside it, and
+    what the client's `stream()` leaves in the message that it puts together.
+    """
 
     id: str
     type: Literal["function"]
     function: CalledFunction
+    index: int | None = None

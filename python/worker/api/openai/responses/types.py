@@ -47,12 +47,16 @@ class InputText(RequestModel):
 
 
 class OutputText(RequestModel):
-    """What an assistant wrote. Annotations and log-probabilities are no part of a prompt."""
+    """What an assistant wrote. Annotations and log-probabilities are no part of a prompt.
+
+    `parsed` is what the client's `parse()` read in it: it may come back, and is not kept.
+    """
 
     type: Literal["output_text"]
     text: str
     annotations: Notes = Field(default_factory=list)
     logprobs: Notes | None = Field(default_factory=list)
+    parsed: Annotated[Any, Field(exclude=True)] = None
 
 
 def _part_kind(part: Any) -> str:
@@ -141,17 +145,24 @@ class Reasoning(RequestModel):
 
 
 class FunctionCall(RequestModel):
-    """A call of a tool. `arguments` are JSON, if the model wrote it well."""
+    """A call of a tool. `arguments` are JSON, if the model wrote it well.
+
+    `parsed_arguments` are what the client's `parse()` read in them: they may come back, and are not
+    kept. Its dumps write `async_` unless they are asked for aliases.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
 
     type: Literal["function_call"]
     id: str | None = None
     call_id: str
     name: str
     arguments: str
+    parsed_arguments: Annotated[Any, Field(exclude=True)] = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
     namespace: Annotated[Any, only(None)] = None
     caller: Annotated[Any, only(None, {"type": "direct"})] = None
-    is_async: Annotated[Any, only(None, False)] = Field(None, alias="async")
+    async_: Annotated[Any, only(None, False)] = Field(None, alias="async")
 
     def item(self, key: str) -> Item:
         """As the API shows it; `key` makes an id for one that has none."""
