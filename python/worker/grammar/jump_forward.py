@@ -28,8 +28,10 @@ class JumpForward:
     def __init__(self, vocabulary: Vocabulary, encode: Callable[[str], list[int]]) -> None:
         self._tokens = vocabulary.tokens
         self._encode = encode
-        self._lengths = np.array([len(token) for token in vocabulary.tokens], dtype=np.int32)
+        self._lengths = np.zeros((vocabulary.mask_words, 32), dtype=np.int32)  # as in a mask
+        self._lengths.ravel()[: len(self._tokens)] = [len(token) for token in self._tokens]
         self._mask = np.empty(vocabulary.mask_words, dtype=np.int32)
+        self._last_word = vocabulary.last_word
 
     def advance(
         self,
@@ -118,6 +120,8 @@ class JumpForward:
     def _is_open(self, matcher: GrammarMatcher, left: int) -> bool:
         """Whether a token may come that is no part of the `left` bytes of forced text."""
         matcher.fill_mask(self._mask)
-        bits = np.unpackbits(self._mask.view(np.uint8), count=len(self._tokens), bitorder="little")
-        lengths = self._lengths[np.flatnonzero(bits)]
+        self._mask.view(np.uint32)[-1] &= self._last_word
+        words = np.flatnonzero(self._mask)  # mostly few
+        bits = np.unpackbits(self._mask[words].view(np.uint8), bitorder="little")
+        lengths = self._lengths[words].ravel()[bits.view(bool)]
         return bool((lengths > left).any() or not lengths.all())
