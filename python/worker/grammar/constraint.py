@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from time import perf_counter
+from time import thread_time
 
 import numpy as np
 
@@ -36,7 +36,8 @@ class Constraint:
         self._accepted = 0
         self._mask: np.ndarray | None = None  # None where it was not looked at yet
         self._finish: FinishReason | None = None
-        # What tokens and masks that took long have taken.
+        # What tokens, jumps and masks that took long have taken: CPU time, as a busy machine is no
+        # grammar's fault.
         self.slow_seconds = 0.0
         self._stops = frozenset(token for token in stop_token_ids if token < len(vocabulary.tokens))
         words: dict[int, int] = {}
@@ -71,11 +72,9 @@ class Constraint:
         self._accepted += 1
         if token in self._stops:
             return
-        started = perf_counter()
+        started = thread_time()
         accepted = self._matcher.accept(token)
-        seconds = perf_counter() - started
-        if seconds > SLOW_SECONDS:
-            self.slow_seconds += seconds
+        self._note_time_since(started)
         if accepted:
             self._mask = None
         else:
@@ -96,13 +95,21 @@ class Constraint:
         """
         if self._jump_forward is None or self.finish is not None:
             return []
+        started = thread_time()
         tokens = self._jump_forward.advance(
             self._matcher, before, self._stops, least=least, most=most
         )
+        self._note_time_since(started)
         if tokens:
             self._accepted += len(tokens)
             self._mask = None
         return tokens
+
+    def _note_time_since(self, started: float) -> None:
+        """`started` as `thread_time` gave it."""
+        seconds = thread_time() - started
+        if seconds > SLOW_SECONDS:
+            self.slow_seconds += seconds
 
     def _end(self, finish: FinishReason) -> None:
         """What comes now is dropped: anything may, so that there is something to draw."""

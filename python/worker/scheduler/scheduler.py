@@ -222,10 +222,13 @@ class Scheduler:
         return [request.take_chunk()]
 
     def take_grammar(self, compiled: Compiled) -> None:
-        """A grammar is there; those who waited for it go on, but if it is bad, nobody does."""
+        """A grammar is there; those who waited for it go on, but if it is bad, nobody does.
+
+        Where it could just not be compiled this time, those who have it from before are not hurt.
+        """
         for request in self.grammars.take(compiled):
             self._chunks += self._enqueue(request)
-        if isinstance(compiled.grammar, GrammarError):
+        if isinstance(compiled.grammar, GrammarError) and compiled.answer.is_final:
             held = [r for r in self._requests.values() if r.sampling.grammar == compiled.spec]
             for request in held:
                 request.finish = FinishReason("abort", message=str(compiled.grammar), status=400)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 
 from worker.grammar import compiler
+from worker.grammar.base import GrammarError
+from worker.grammar.compiler import Compiled, CompilerAnswer
 from worker.messages import GrammarSpec
 from worker.scheduler import grammars
 
@@ -74,7 +77,7 @@ def test_what_nobody_waits_for_is_compiled_no_more(engine):
     assert not engine.chunks.keys() & set(rids)
 
 
-@pytest.mark.parametrize("what", ["fill_mask", "accept"])
+@pytest.mark.parametrize("what", ["fill_mask", "accept", "forced_text"])
 def test_one_that_becomes_slow_ends_and_is_known_as_bad(engine, monkeypatch, what):
     monkeypatch.setattr(grammars, "_SLOW_SECONDS", 0.1)
     specs = [GrammarSpec("regex", text) for text in (f"[a-z]{{50}}{what}", "[a-y]{50}")]
@@ -95,10 +98,43 @@ def test_one_that_becomes_slow_ends_and_is_known_as_bad(engine, monkeypatch, wha
 
 
 def busily(work):
-    def work_busily(argument):
+    def work_busily(*arguments):
         until = time.thread_time() + 0.06
         while time.thread_time() < until:
             pass
-        return work(argument)
+        return work(*arguments)
 
     return work_busily
+
+
+@pytest.mark.parametrize("what", ["fill_mask", "accept", "forced_text"])
+def test_time_in_which_the_machine_did_something_else_does_not_count(engine, monkeypatch, what):
+    monkeypatch.setattr(grammars, "_SLOW_SECONDS", 0.1)
+    rid = engine.add([5, 6], 5, grammar=GrammarSpec("regex", f"[a-z]{{9}}{what}"))
+    while rid not in engine.chunks:
+        engine.step()
+    matcher = engine.scheduler._requests[rid].constraint._matcher
+    work = getattr(matcher, what)
+
+    def wait_and_work(*arguments):
+        time.sleep(0.06)
+        return work(*arguments)
+
+    monkeypatch.setattr(matcher, what, wait_and_work)
+    engine.run()
+    assert engine.finish[rid].kind == "length"
+
+
+def test_a_process_that_ends_costs_nobody_who_has_the_grammar_already(engine, monkeypatch):
+    spec = GrammarSpec("regex", "[a-z]{40}")
+    first = engine.add([5, 6], 50, grammar=spec)
+    while first not in engine.chunks:
+        engine.step()
+    monkeypatch.setattr(engine.scheduler.grammars, "_known", OrderedDict())  # it is forgotten
+    second = engine.add([5, 6], 50, grammar=spec)
+    reason = "regex: the process that compiles grammars was ended; try again"
+    answer = CompilerAnswer(error=reason, is_final=False)
+    engine.scheduler.take_grammar(Compiled(spec, answer, GrammarError(reason)))
+    engine.run()
+    assert engine.finish[second].status == 503
+    assert engine.finish[first].kind == "stop"
