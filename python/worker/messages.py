@@ -254,13 +254,19 @@ class FinishReason(msgspec.Struct, frozen=True, array_like=True):
     """Why a request ended: `matched` is the token id for "stop"; `message` says why for "abort".
 
     `status` is that of the answer over HTTP to "abort"; below 400, somebody wanted the request to
-    end, and is not to get an error for it.
+    end, and is not to get an error for it. `of_grammar`: the request's grammar is at fault.
     """
 
     kind: Literal["stop", "length", "abort"]
     matched: int | None = None
     message: str | None = None
     status: int = 500
+    of_grammar: bool = False
+
+    @classmethod
+    def bad_grammar(cls, message: str) -> FinishReason:
+        """The grammar cannot be used, or the answer does not keep to it."""
+        return cls("abort", message=message, status=400, of_grammar=True)
 
     @property
     def is_failure(self) -> bool:

@@ -57,6 +57,7 @@ def text_requests(service: WorkerService, call: GenerateCall) -> list[TextReques
             or service.server_args.return_hidden_states,
             custom_logit_processor=processor,
             input_embeds=prompt.embeds and prompt.embeds.last(len(token_ids)),
+            grammar_field=params.grammar and f"sampling_params.{params.grammar.kind}",
         )
         _check_embeds(request, count)
         requests += request.samples(count)

@@ -59,7 +59,7 @@ class TextGeneration:
                 try:
                     delta = output.push(chunk)
                 except GenerationAborted as error:
-                    raise ApiError(error.status, str(error)) from error
+                    raise ApiError(error.status, str(error), param=error.param) from error
                 if output.finish is not None and chunk.finish is None:
                     self._stream.abort(chunk.rid)
                 if output.finish is not None:

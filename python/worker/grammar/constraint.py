@@ -82,7 +82,7 @@ class Constraint:
 
     def _fail(self, reason: str) -> None:
         """For `reason`, unless the backend has another."""
-        self._end(FinishReason("abort", message=self._matcher.failure or reason, status=400))
+        self._end(FinishReason.bad_grammar(self._matcher.failure or reason))
 
     def forced_text(self) -> bytes:
         """What comes next for certain, see `GrammarMatcher`."""

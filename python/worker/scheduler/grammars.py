@@ -122,7 +122,7 @@ class Grammars:
             return
         reason = self._refusal(spec)
         if reason is not None:
-            request.finish = _refused(reason)
+            request.finish = FinishReason.bad_grammar(reason)
         elif spec in self._known:
             self._known.move_to_end(spec)
             self._constrain(request, self._known[spec].grammar)
@@ -159,7 +159,8 @@ class Grammars:
         for request in requests:
             self._constrain(request, compiled.grammar)
             if not compiled.answer.is_final:
-                request.finish = _refused(str(compiled.grammar), status=503)
+                message = str(compiled.grammar)
+                request.finish = FinishReason("abort", message=message, status=503)
         return requests
 
     def _keep(self, compiled: Compiled) -> None:
@@ -230,7 +231,7 @@ class Grammars:
 
     def _constrain(self, request: Request, grammar: CompiledGrammar | GrammarError) -> None:
         if isinstance(grammar, GrammarError):
-            request.finish = _refused(str(grammar))
+            request.finish = FinishReason.bad_grammar(str(grammar))
             return
         assert self._backend is not None
         vocabulary = self._backend.vocabulary
@@ -246,7 +247,3 @@ class Grammars:
         if reasoning not in self._reasoning:
             self._reasoning[reasoning] = ReasoningTokens(self._backend.vocabulary, reasoning)
         return self._reasoning[reasoning]
-
-
-def _refused(reason: str, status: int = 400) -> FinishReason:
-    return FinishReason("abort", message=reason, status=status)

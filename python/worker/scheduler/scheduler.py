@@ -231,7 +231,7 @@ class Scheduler:
         if isinstance(compiled.grammar, GrammarError) and compiled.answer.is_final:
             held = [r for r in self._requests.values() if r.sampling.grammar == compiled.spec]
             for request in held:
-                request.finish = FinishReason("abort", message=str(compiled.grammar), status=400)
+                request.finish = FinishReason.bad_grammar(str(compiled.grammar))
                 self._leave(request)
                 self._chunks.append(request.take_chunk())
 

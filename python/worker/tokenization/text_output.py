@@ -24,11 +24,14 @@ from .token_bytes import TokenBytes
 
 
 class GenerationAborted(Exception):
-    """The engine gave a request up. `status` is an HTTP one: below 500 the request is at fault."""
+    """The engine gave a request up. `status` is an HTTP one: below 500 the request is at fault,
+    with the field `param`, if that is known.
+    """
 
-    def __init__(self, reason: FinishReason) -> None:
+    def __init__(self, reason: FinishReason, request: TextRequest) -> None:
         super().__init__(reason.message or "The engine gave the request up")
         self.status = reason.status
+        self.param = request.grammar_field if reason.of_grammar else None
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class TextRequest:
     One that is not `measured` is no part of the metrics. `sample` is its place among the requests
     for several answers to the same prompt. `input_ids` of a prompt that is given as
     `input_embeds` are placeholders. `shown_tokens` are in the text although they are special.
+    `grammar_field` is what a grammar came from.
     """
 
     rid: str
@@ -52,6 +56,7 @@ class TextRequest:
     sample: int = 0
     custom_logit_processor: str | None = None
     input_embeds: InputEmbeds | None = None
+    grammar_field: str | None = None
 
     def samples(self, count: int) -> list[TextRequest]:
         """Requests for `count` answers to the same prompt; for one, this request itself.
@@ -197,7 +202,7 @@ class TextOutput:
         self.cached_tokens = max(self.cached_tokens, chunk.cached_tokens)
         self.finish = chunk.finish
         if chunk.finish is not None and chunk.finish.is_failure:
-            raise GenerationAborted(chunk.finish)
+            raise GenerationAborted(chunk.finish, self.request)
         before = len(self.output_ids)
         if self.detokenizer is None:
             self.output_ids += chunk.token_ids

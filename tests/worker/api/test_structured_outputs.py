@@ -29,6 +29,7 @@ def sent(worker: RunningWorker) -> GrammarSpec | None:
 
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+FORMAT = {"type": "json_object"}
 ROUTES = [
     ("/v1/chat/completions", CHAT),
     ("/v1/completions", {"prompt": "hi"}),
@@ -107,15 +108,34 @@ async def test_the_clients_own_way_for_pydantic_models(worker: RunningWorker) ->
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_the_engine_refuses_is_a_400(worker: RunningWorker, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("route", "body", "param"),
+    [
+        ("/v1/chat/completions", {**CHAT, "regex": "a"}, "regex"),
+        ("/v1/completions", {"prompt": "hi", "response_format": FORMAT}, "response_format"),
+        ("/v1/responses", {"input": "hi", "text": {"format": FORMAT}}, "text.format"),
+        ("/generate", {"text": "hi", "sampling_params": {"ebnf": "a"}}, "sampling_params.ebnf"),
+    ],
+)
+async def test_what_the_engine_refuses_is_a_400(
+    worker: RunningWorker, route: str, body: dict[str, Any], param: str, stream: bool
+) -> None:
     reason = "regex: it is too large"
-    finish = FinishReason("abort", message=reason, status=400)
-    worker.scheduler.script = answer_with([], finish=finish)
-    response = await worker.http.post(
-        "/v1/chat/completions", json={**CHAT, "regex": "a", "stream": stream}
-    )
+    worker.scheduler.script = answer_with([], finish=FinishReason.bad_grammar(reason))
+    response = await worker.http.post(route, json={**body, "stream": stream})
     assert response.status_code == 400
-    assert response.json()["error"]["message"] == reason
+    error = response.json()["error"]
+    assert (error["message"], error["param"]) == (reason, param)
+
+
+async def test_a_400_of_the_engine_that_is_not_for_the_grammar_names_no_field(
+    worker: RunningWorker,
+) -> None:
+    finish = FinishReason("abort", message="no token is left", status=400)
+    worker.scheduler.script = answer_with([], finish=finish)
+    response = await worker.http.post("/v1/chat/completions", json={**CHAT, "regex": "a"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] is None
 
 
 async def test_each_prompt_of_a_native_call_may_have_its_own(worker: RunningWorker) -> None:

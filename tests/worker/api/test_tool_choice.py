@@ -251,6 +251,16 @@ async def test_responses_refuse_other_tools(
 # ===== what is wrong =====
 
 
+async def test_schemas_that_cannot_be_enforced_are_the_fault_of_the_tools(
+    worker: RunningWorker,
+) -> None:
+    finish = FinishReason.bad_grammar("structural_tag: not is not supported")
+    worker.scheduler.script = answer_with([], finish=finish)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await chat(worker, tool_choice="required")
+    assert caught.value.param == "tools"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "param"),
     [

@@ -31,9 +31,11 @@ def text_requests(
         limit = service.limits.room_after(len(prompt))
     sampling = body.for_engine(limit)
     shown_tokens = frozenset()
+    grammar_field = next(iter(body.grammars), None)
     if form is not None:
         sampling = form.held(sampling)
         shown_tokens = service.tokenizer.ids_of(form.special_tokens)
+        grammar_field = "tools" if form.calls else grammar_field
     service.limits.check_sampling(sampling)
     request = TextRequest(
         rid=rid,
@@ -43,5 +45,6 @@ def text_requests(
         skip_special_tokens=body.skip_special_tokens,
         shown_tokens=shown_tokens,
         logprobs=body.logprob_options,
+        grammar_field=grammar_field,
     )
     return request.samples(body.generated)
