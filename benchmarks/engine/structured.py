@@ -3,8 +3,9 @@
     python benchmarks/engine/structured.py                                # SmolLM2, its own weights
     python benchmarks/engine/structured.py --model llama-3.1-8b           # a shape, dummy weights
 
-Every grammar backend has an engine of its own, in which both kinds of answers take turns. All have
-equally many tokens: free ones go on past the end of text, the others are lists that must be longer.
+Every grammar backend has engines of its own, with and without jump-forward, in which both kinds of
+answers take turns. All have equally many tokens: free ones go on past the end of text, the others
+are lists that must be longer.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Row:
     """Medians of all turns in tokens a second, and of the turns' own ratios."""
 
     backend: str
+    jump_forward: bool
     free: float
     schema: float
     ratio: float
@@ -56,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console(width=130)
     facts = machine()
     console.print(", ".join(f"{key} {value}" for key, value in facts.items()), style="dim")
-    rows = [_measured(parsed, backend) for backend in parsed.backends]
+    jumps = (False,) if parsed.disable_jump_forward else (False, True)
+    rows = [_measured(parsed, backend, jump) for backend in parsed.backends for jump in jumps]
     model = Path(parsed.model).name
     _show(console, f"{model}, {parsed.requests} requests, {parsed.answer} tokens each", rows)
     if parsed.output:
@@ -85,9 +88,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _measured(parsed: argparse.Namespace, backend: str) -> Row:
+def _measured(parsed: argparse.Namespace, backend: str, jump_forward: bool) -> Row:
     """After a turn that compiles and fills caches."""
-    arguments = options.server_arguments(parsed) | {"grammar_backend": backend}
+    arguments = options.server_arguments(parsed)
+    arguments |= {"grammar_backend": backend, "disable_jump_forward": not jump_forward}
     if Path(parsed.model).parent == CONFIGS:
         arguments["load_format"] = "dummy"
     prompts = [f"{i} people as JSON:" for i in range(parsed.requests)]
@@ -100,6 +104,7 @@ def _measured(parsed: argparse.Namespace, backend: str) -> Row:
         ][1:]
     return Row(
         backend,
+        jump_forward,
         free=statistics.median(free for free, _ in turns),
         schema=statistics.median(schema for _, schema in turns),
         ratio=statistics.median(schema / free for free, schema in turns),
@@ -123,9 +128,13 @@ def _speed(engine: Engine, prompts: list[str], sampling_params: dict[str, Any]) 
 
 
 def _show(console: Console, title: str, rows: Sequence[Row]) -> None:
-    table = Table("backend", "free, tokens/s", "schema", "ratio", title=title, title_justify="left")
+    columns = ("backend", "jump-forward", "free, tokens/s", "schema", "ratio")
+    table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(row.backend, f"{row.free:,.0f}", f"{row.schema:,.0f}", f"{row.ratio:.3f}")
+        jump = "on" if row.jump_forward else "off"
+        table.add_row(
+            row.backend, jump, f"{row.free:,.0f}", f"{row.schema:,.0f}", f"{row.ratio:.3f}"
+        )
     console.print(table)
 
 

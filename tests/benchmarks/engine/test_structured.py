@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from worker.grammar.registry import BACKENDS
 from ...worker.tokenization.tiny_tokenizer import write_tiny_tokenizer
 
 
-def test_a_row_for_every_backend(tmp_path):
+def test_a_row_for_every_backend_with_and_without_jumps(tmp_path):
     output = tmp_path / "structured.json"
     arguments = "--model tiny --device cpu --max-total-tokens 4000 --num-threads 1 --repeats 2"
     arguments += f" --tokenizer {write_tiny_tokenizer(tmp_path / 'tokenizer')}"
@@ -20,7 +21,8 @@ def test_a_row_for_every_backend(tmp_path):
         [*arguments.split(), "--requests", "3", "--answer", "16", "--output", str(output)]
     )
     rows = json.loads(output.read_text())["rows"]
-    assert [row["backend"] for row in rows] == list(BACKENDS)
+    jumps = [(row["backend"], row["jump_forward"]) for row in rows]
+    assert jumps == list(itertools.product(BACKENDS, (False, True)))
     for row in rows:
         (free, schema), (other_free, other_schema) = row["turns"]
         assert row["free"] == (free + other_free) / 2 > 0

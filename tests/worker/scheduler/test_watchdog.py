@@ -26,12 +26,13 @@ def give_up(reason):
 def stuck_in_here():
     time.sleep(60)
 
-Watchdog(scheduler, 0.4, give_up).start()
+Watchdog(scheduler, TIMEOUT_SECONDS, give_up).start()
 """
 
 
-def run(body: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-c", PROGRAM + textwrap.dedent(body)]
+def run(body: str, timeout_seconds: float = 0.4) -> subprocess.CompletedProcess[str]:
+    program = f"TIMEOUT_SECONDS = {timeout_seconds}\n{PROGRAM}{textwrap.dedent(body)}"
+    command = [sys.executable, "-P", "-c", program]
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
@@ -63,11 +64,12 @@ def test_idleness_and_slow_steps_are_no_hangs(body: str) -> None:
     done = run(
         f"""
         {body}
-        for _ in range(8):
-            time.sleep(0.2)
+        for _ in range(12):
+            time.sleep(0.3)
             scheduler.counters.steps += not scheduler.is_idle
         sys.exit(0)
-        """
+        """,
+        timeout_seconds=2.5,  # a busy machine may hold the process up for as long
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
