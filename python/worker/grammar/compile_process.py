@@ -194,10 +194,12 @@ def _slowest_step(grammar: CompiledGrammar, vocabulary: Vocabulary, begin: Seque
             bits = np.unpackbits(constraint.mask.view(np.uint8), bitorder="little")
             token = int(choice.choice(np.flatnonzero(bits)))
         started = time.thread_time()
-        constraint.accept(place, token)
+        stands = constraint.accept(place, token)
         look_ahead([constraint])
         constraint.forced_text()
         slowest = max(slowest, time.thread_time() - started)
+        if not stands:
+            break
     return slowest
 
 

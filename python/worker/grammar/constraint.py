@@ -14,6 +14,8 @@ from .mask_filler import SLOW_SECONDS, MaskFiller
 
 SLOW_TO_FOLLOW = "it takes too long to say which tokens may come next; a simpler one will do."
 DEAD_END = "The grammar leads to where no token of this model may follow."
+# So many wrong tokens may be drawn in one place.
+_MOST_REFUSED = 64
 _ONE_THREAD = MaskFiller(1)
 
 
@@ -34,6 +36,7 @@ class Constraint:
         self._vocabulary = vocabulary
         self._jump_forward = jump_forward
         self._accepted = 0
+        self._refused: set[int] = set()  # in place of the next token
         self._mask: np.ndarray | None = None  # None where it was not looked at yet
         self._finish: FinishReason | None = None
         # What tokens, jumps and masks that took long have taken: CPU time, as a busy machine is no
@@ -64,21 +67,40 @@ class Constraint:
             look_ahead([self])
         return self._finish
 
-    def accept(self, place: int, token: int) -> None:
-        """Go on with the answer's token at `place`, unless that was done before."""
+    def accept(self, place: int, token: int) -> bool:
+        """Go on with the answer's token at `place`, unless that was done before.
+
+        False if the grammar does not allow it, though the backend's mask did: another one must be
+        drawn in its place, from a mask without it.
+        """
         if place < self._accepted:
-            return
+            return True
         assert place == self._accepted, "tokens are accepted in their order"
+        if token in self._refused:
+            return False
+        if token not in self._stops:
+            started = thread_time()
+            accepted = self._matcher.accept(token)
+            self._note_time_since(started)
+            if accepted:
+                self._mask = None
+            elif self._refuse(token):
+                return False
+            else:
+                self._fail(f"Token {token} came, which the grammar does not allow here.")
         self._accepted += 1
-        if token in self._stops:
-            return
-        started = thread_time()
-        accepted = self._matcher.accept(token)
-        self._note_time_since(started)
-        if accepted:
-            self._mask = None
-        else:
-            self._fail(f"Token {token} came, which the grammar does not allow here.")
+        self._refused.clear()
+        return True
+
+    def _refuse(self, token: int) -> bool:
+        """Whether another token may be drawn in place of this one."""
+        mask = self.mask.copy()
+        mask.view(np.uint32)[token // 32] &= ~np.uint32(1 << token % 32)
+        if self._matcher.failure or len(self._refused) == _MOST_REFUSED or not mask.any():
+            return False
+        self._refused.add(token)
+        self._mask = mask
+        return True
 
     def _fail(self, reason: str) -> None:
         """For `reason`, unless the backend has another."""

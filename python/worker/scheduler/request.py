@@ -121,10 +121,14 @@ class Request:
         self.length += 1
         self.pending += 1
 
-    def follow(self, token: int) -> None:
-        """The oldest pending token is known, which the grammar goes on with, if it has not yet."""
-        if self.constraint is not None:
-            self.constraint.accept(self.output_length - self.pending, token)
+    def follow(self, token: int) -> bool:
+        """The oldest pending token is known, which the grammar goes on with, if it has not yet.
+
+        False if it does not: another one must be drawn.
+        """
+        if self.constraint is None:
+            return True
+        return self.constraint.accept(self.output_length - self.pending, token)
 
     def take_token(self, token: int) -> None:
         """The oldest pending token, which `follow` knows, is there; the last sets `finish`."""
@@ -137,6 +141,11 @@ class Request:
             self.finish = self.constraint.finish
         elif self.length - self.pending == self.max_length:
             self.finish = FinishReason("length")
+
+    def forget_pending(self) -> None:
+        """What is pending is void: it is drawn again."""
+        self.length -= self.pending
+        self.pending = 0
 
     def jump_forward(self, least: int) -> int:
         """Take the tokens that the grammar forces next, if that is at least `least`; returns how

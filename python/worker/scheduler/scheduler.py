@@ -63,6 +63,11 @@ _GRAMMAR_WAIT_SECONDS = 0.005
 
 _OUT_OF_SERVICE = "The worker has released its memory; /resume_memory_occupation takes it back."
 
+_REFUSED = (
+    "The grammar does not allow a token that its mask did. Where log-probabilities or hidden "
+    "states are wanted, no other is drawn."
+)
+
 
 @dataclass(frozen=True)
 class SchedulerOptions:
@@ -129,6 +134,7 @@ class Scheduler:
     is in the middle of it), decodes (`running`), and ends; when memory runs out it is retracted to
     `waiting`. Where its grammar forces tokens, these are appended, and computed as a chunk of its
     own beside the decodes (`jumped` are the running ones of which some are still to be computed).
+    So does the last token before one that a grammar refused.
 
     `launch` starts computing a step, which ends with a token for each of `step.sampled`. With
     `options.overlap` the next step is planned and launched before the tokens of the last one are
@@ -417,11 +423,13 @@ class Scheduler:
         return planned
 
     def _plan_forced(self, beside: list[PrefillChunk]) -> list[PrefillChunk]:
-        """Forced tokens, as many as a step can compute `beside` other chunks."""
+        """Forced tokens, as many as a step can compute `beside` other chunks; for a request without
+        any, its last token, so that another is drawn.
+        """
         budget = self._prefill_budget() - sum(map(len, beside))
         planned = []
         for request in self.jumped:
-            start = sequence_of(request).computed
+            start = min(sequence_of(request).computed, request.length - 1)
             end = min(request.length, start + budget)
             if start < end and self._grow(request, end):
                 planned.append(PrefillChunk(request, start, end, forced=True))
@@ -587,6 +595,9 @@ class Scheduler:
             if place in result.failures:
                 self._reject(request, result.failures[place])
                 continue
+            if not request.follow(token):
+                self._draw_again(request)
+                continue
             request.take_token(token)
             self.counters.generated_tokens += 1
             if request.finish is None:
@@ -616,9 +627,24 @@ class Scheduler:
             least += self.options.jump_forward_cost * len(self.running)
         is_drawn = request.pending > 0
         forced = request.jump_forward(least)
-        if not forced:
+        if forced:
+            self._count_forced(forced)
+            self._overtake(request, is_drawn)
+
+    def _draw_again(self, request: Request) -> None:
+        """The grammar does not allow the token that `request` was to take: its last one before is
+        computed once more, for another.
+        """
+        if request.details is not None:
+            self._reject(request, _REFUSED)
             return
-        self._count_forced(forced)
+        is_drawn = request.pending > 1
+        request.forget_pending()
+        sequence_of(request).computed = request.length
+        self._overtake(request, is_drawn)
+
+    def _overtake(self, request: Request, is_drawn: bool) -> None:
+        """The next step of `request` computes a chunk; `is_drawn`: the one in flight is in vain."""
         self.jumped[request] = None
         if is_drawn:
             assert self._flight is not None

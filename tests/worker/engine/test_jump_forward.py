@@ -9,9 +9,11 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from worker.embedded_models import EMBEDDED_MODELS
+from worker.grammar.xgrammar import _Matcher
 from worker.messages import GrammarSpec, LogprobOptions, SamplingParams
 from worker.tokenization.tokenizer import load_tokenizer
 
@@ -329,3 +331,49 @@ def test_two_ranks_jump_alike(model, expected):
     forced, found = json.loads(done.stdout)
     assert found == expected[: len(found)]
     assert forced > 0.3 * sum(map(len, found))
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"chunked_prefill_size": 5, "enable_mixed_chunk": True, "page_size": 4},
+        {"max_total_tokens": 160},
+    ],
+)
+def test_what_a_mask_allows_and_its_grammar_does_not_is_drawn_again(
+    model, jumping, expected, overlap, args, monkeypatch
+):
+    fill_mask = _Matcher.fill_mask
+
+    def fill_wide_mask(self: _Matcher, mask: np.ndarray) -> None:
+        fill_mask(self, mask)
+        if not self.is_complete:
+            mask[2:4] = -1
+
+    monkeypatch.setattr(_Matcher, "fill_mask", fill_wide_mask)
+    if "max_total_tokens" in args:
+        monkeypatch.setattr("worker.scheduler.scheduler.RESERVE_LIMIT", 8)
+    engine = another(model, jumping, overlap=overlap, **args)
+    free = engine.add([9, 8, 7], 20, ignore_eos=True)
+    rids = add_plain(engine)
+    engine.run()
+    assert answers(engine, rids) == expected
+    assert len(engine.answer(free)) == 20
+    if "max_total_tokens" in args:
+        assert engine.scheduler.counters.retractions > 0
+
+
+def test_an_answer_whose_masks_are_never_right_ends(model, jumping, monkeypatch):
+    monkeypatch.setattr(_Matcher, "fill_mask", lambda _, mask: mask.fill(-1))
+    monkeypatch.setattr(_Matcher, "accept", lambda *_: False)
+    engine = another(model, jumping)
+    rids = [engine.add([3, 4, i], 9, grammar=regex("[a-z]{9}")) for i in range(5, 8)]
+    params = SamplingParams(max_new_tokens=9, grammar=regex("[a-z]{9}"))
+    rids.append(engine.ask([3, 4], params, logprobs=LogprobOptions()))
+    engine.run()
+    for rid in rids:
+        finish = engine.finish[rid]
+        assert (finish.kind, finish.status) == ("abort", 400)
+        assert "grammar does not allow" in (finish.message or "")

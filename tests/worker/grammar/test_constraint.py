@@ -74,9 +74,21 @@ def test_a_token_is_accepted_once(backend):
         constraint.accept(2, token("b"))
 
 
-def test_a_token_that_is_not_allowed_ends_the_answer_as_a_failure(backend):
+def test_another_token_is_drawn_where_one_is_not_allowed(backend):
+    constraint = constrain(backend, "[ab]b")
+    for _ in range(2):  # it is told twice
+        assert not constraint.accept(0, token("c"))
+    assert choices(constraint) == {token("a"), token("b")}
+    assert constraint.accept(0, token("a"))
+    assert choices(constraint) == {token("b")}
+    assert constraint.finish is None
+
+
+def test_many_tokens_that_are_not_allowed_end_the_answer_as_a_failure(backend):
     constraint = constrain(backend, "ab")
-    constraint.accept(0, token("b"))
+    wrong = [each for each in range(len(BYTES.tokens)) if each not in (STOP, token("a"))]
+    stands = [constraint.accept(0, each) for each in wrong[:65]]
+    assert stands == [False] * 64 + [True]
     assert constraint.finish is not None
     assert constraint.finish.is_failure
     assert constraint.mask.all()  # there must be something to draw
