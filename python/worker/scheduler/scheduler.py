@@ -330,9 +330,11 @@ class Scheduler:
         if not (self._prefilled_last and runs_any) and self._wants_prefill():
             prefills = self._plan_prefill()
             if prefills:
-                prefills += self._plan_forced(prefills)
+                forced = self._plan_forced(prefills)
+                prefills += forced
                 mixed = self.options.enable_mixed_chunk
-                self._prefilled_last = not mixed
+                # Those that jumped and found no place beside prompts have the next step.
+                self._prefilled_last = not mixed or len(forced) < len(self.jumped)
                 if not mixed:
                     return self._step(NOBODY, prefills)
                 return self._step(decodes.only([self._grow(r) for r in decodes.requests]), prefills)

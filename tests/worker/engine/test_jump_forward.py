@@ -240,6 +240,19 @@ def test_no_more_than_the_prompt_counts_as_cached(jumping):
     assert [jumping.cached[rid] for rid in rids] == [0, 4]
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_prompts_that_fill_all_steps_do_not_keep_jumped_ones_waiting(model, jumping, mixed):
+    engine = another(model, jumping, chunked_prefill_size=8, enable_mixed_chunk=mixed)
+    rid = engine.add([5, 6, 7], 60, grammar=regex("[a-c]01234567[a-c]01234567[a-c]"))
+    while rid not in engine.chunks:
+        engine.step()
+    prompts = [engine.add([i, *range(3, 200)], 1, ignore_eos=True) for i in range(3, 6)]
+    while rid not in engine.finish:
+        engine.step()
+    assert not engine.chunks.keys() & set(prompts)
+    engine.run()
+
+
 def test_a_jump_has_to_pay_for_what_it_costs_others(model, jumping):
     spec = regex("[a-c]01234[a-c]5678901234567890[a-c]")
     for cost, count, forced in [
