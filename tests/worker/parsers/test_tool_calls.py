@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -104,6 +105,30 @@ def test_strings_between_tags_come_as_they_are_written() -> None:
     assert parser.push('"\n</arg') == [CallDelta(0, '\\"\\n')]
     assert parser.push("s</arg_value>") == [CallDelta(0, '</args"')]
     assert parser.end() == []
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": ["string", "null"]},
+        {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        {"oneOf": [{"type": "null"}, {"type": "string", "maxLength": 9}]},
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("glm45", "<tool_call>find<arg_key>zip</arg_key><arg_value>{}</arg_value></tool_call>"),
+        ("qwen3_coder", "<function=find><parameter=zip>{}</parameter></function>"),
+    ],
+)
+def test_strings_that_may_be_null_are_no_numbers(
+    name: str, written: str, schema: dict[str, Any]
+) -> None:
+    tools = {"find": {"type": "object", "properties": {"zip": schema}}}
+    for text, value in (("12345", "12345"), ("null", None), ('a "b"', 'a "b"')):
+        (call,) = parse(TOOL_CALL_PARSERS[name]()(tools), written.format(text)).calls
+        assert json.loads(call.arguments) == {"zip": value}
 
 
 @pytest.mark.parametrize(

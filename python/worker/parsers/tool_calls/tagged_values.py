@@ -17,26 +17,40 @@ class TaggedValueParser(ToolCallParser):
     ) -> Steps[None]:
         """Read a value up to the first of `ends` and past it; give it and its `key` as JSON.
 
-        A string is given as it comes.
+        A string is given as it comes, and one that may be null when it is complete.
         """
         reader = self.reader
         give(f"{'{' if is_first else ', '}{_json(key)}: ")
         pieces: list[str] = []
-        is_string = self._is_string(tool, key)
+        properties = self.tools[tool].get("properties")
+        kinds = _kinds(properties.get(key)) if isinstance(properties, dict) else set()
+        is_string = kinds == {"string"}
         if is_string:
             give('"')
         sink: Give = (lambda piece: give(_json(piece)[1:-1])) if is_string else pieces.append
         end = yield from reader.copy_until(ends, sink)
         if end is None:
             raise Malformed
-        give('"' if is_string else _as_json("".join(pieces)))
+        if is_string:
+            give('"')
+        else:
+            text = "".join(pieces)
+            is_text = kinds == {"string", "null"} and text != "null"
+            give(_json(text) if is_text else _as_json(text))
         yield from reader.expect(end)
         reader.commit()
 
-    def _is_string(self, tool: str, key: str) -> bool:
-        properties = self.tools[tool].get("properties")
-        schema = properties.get(key) if isinstance(properties, dict) else None
-        return isinstance(schema, dict) and schema.get("type") == "string"
+
+def _kinds(schema: object) -> set[str | None]:
+    """The types that a schema names, by itself or in its choices; None is for what names none."""
+    if not isinstance(schema, dict):
+        return {None}
+    choices = schema.get("anyOf", schema.get("oneOf"))
+    if "type" not in schema and isinstance(choices, list):
+        return {kind for choice in choices for kind in _kinds(choice)}
+    named = schema.get("type")
+    kinds = named if isinstance(named, list) else [named]
+    return {kind if isinstance(kind, str) else None for kind in kinds}
 
 
 def _as_json(text: str) -> str:
