@@ -396,11 +396,12 @@ class Scheduler:
             return Step(decodes.requests, [], decodes.shared_lens)
         chunks = {chunk.request: chunk for chunk in prefills}
         order = PrefixOrder.of(chunks)
-        return Step(
-            decodes.requests,
-            [chunks[request] for request in order.requests],
-            np.concatenate((decodes.shared_lens, order.shared_lens)),
-        )
+        planned = [chunks[request] for request in order.requests]
+        # Where a token is drawn again, the one before is computed although others may have it.
+        starts = np.array([chunk.start for chunk in planned], dtype=np.int32)
+        starts[1:] = np.minimum(starts[1:], starts[:-1])
+        shared_lens = np.minimum(order.shared_lens, starts)
+        return Step(decodes.requests, planned, np.concatenate((decodes.shared_lens, shared_lens)))
 
     # ===== does it fit? =====
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.messages import FinishReason
+from worker.scheduler.request import Request
 from worker.scheduler.scheduler import FAILED_STEPS_LIMIT
 
 from .fake_engine import FakeEngine, expected_answer
@@ -422,3 +423,21 @@ def test_chunks_are_small_while_far_more_requests_decode_than_wait():
     engine.add("long", prompts(1, seed=6, low=40, high=40)[0])
     engine.run()
     assert {len(chunk) for step in engine.steps for chunk in step.prefills} == {8}
+
+
+def test_what_is_computed_again_is_not_taken_for_a_shared_prefix(monkeypatch):
+    engine, prompt, refused = FakeEngine(), list(range(20)), set()
+    engine.add("before", prompt)
+    engine.run()
+
+    def refuse_first(request, token):
+        known = request in refused
+        refused.add(request)
+        return known
+
+    monkeypatch.setattr(Request, "follow", refuse_first)
+    for rid in "ab":
+        engine.add(rid, prompt)
+    engine.run()  # which checks every step's shared lengths
+    assert len(refused) == 2
+    assert engine.answers["a"] == engine.answers["b"] == expected_answer(prompt, 8)
