@@ -96,7 +96,7 @@ class SchedulerOptions:
     max_queued_requests: int | None = None
     embeds: bool = False
     token_types: int = 1
-    jump_forward_cost: int = 0
+    jump_forward_cost: float = 0
 
 
 @dataclass(frozen=True)
@@ -627,7 +627,7 @@ class Scheduler:
         """
         least = 1 + request.pending  # so that at least one step is saved
         if not (self.jumped or self._wants_prefill()):  # else there is such a step anyway
-            least += self.options.jump_forward_cost * len(self.running)
+            least += int(self.options.jump_forward_cost * len(self.running))
         is_drawn = request.pending > 0
         forced = request.jump_forward(least)
         if forced:
