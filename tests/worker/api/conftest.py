@@ -150,6 +150,18 @@ async def _running(
         context.destroy(linger=0)
 
 
+async def refuses(
+    worker: RunningWorker, asked: Awaitable[object], message: str, param: str | None
+) -> None:
+    """What is `asked` is a 400 with these words for this parameter, before the engine sees it."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        await asked
+    assert message in caught.value.message
+    assert caught.value.param == param
+    assert caught.value.type == "invalid_request_error"
+    assert worker.scheduler.requests == []
+
+
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], what: str) -> None:
     """Wait for `condition`; the limit is only there to fail instead of hanging."""
     for _ in range(3000):

@@ -14,7 +14,7 @@ from worker.tokenization.template_source import TemplateSource
 from worker.tokenization.tokenizer import load_tokenizer
 
 from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
-from .conftest import RunningWorker, StartWorker
+from .conftest import RunningWorker, StartWorker, refuses
 from .fake_scheduler import answer_with
 
 USER = [{"role": "user", "content": "hi"}]
@@ -251,12 +251,7 @@ async def test_neutral_values_are_taken(worker: RunningWorker) -> None:
 async def test_chat_refuses_what_is_wrong(
     worker: RunningWorker, arguments: dict[str, Any], message: str, param: str
 ) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        await chat(worker, **arguments)
-    assert message in caught.value.message
-    assert caught.value.param == param
-    assert caught.value.type == "invalid_request_error"
-    assert worker.scheduler.requests == []
+    await refuses(worker, chat(worker, **arguments), message, param)
 
 
 async def test_chat_refuses_a_prompt_longer_than_the_context(worker: RunningWorker) -> None:

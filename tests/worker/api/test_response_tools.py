@@ -15,7 +15,7 @@ from worker.tokenization.template_source import load_chat_template
 from worker.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
-from .conftest import RunningWorker, StartWorker
+from .conftest import RunningWorker, StartWorker, refuses
 from .fake_scheduler import answer_with
 
 QUESTION = "Weather in Boston?"
@@ -537,11 +537,7 @@ async def test_truncation_keeps_calls_with_their_outputs(worker: RunningWorker) 
 async def test_what_is_wrong_is_refused(
     worker: RunningWorker, arguments: dict[str, Any], message: str, param: str
 ) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        await create(worker, **arguments)
-    assert message in caught.value.message
-    assert caught.value.param == param
-    assert worker.scheduler.requests == []
+    await refuses(worker, create(worker, **arguments), message, param)
 
 
 async def test_tools_need_a_parser_and_a_template_that_knows_them(

@@ -15,7 +15,7 @@ from worker.messages import FinishReason, GrammarSpec, Reasoning
 from worker.tokenization.template_source import load_chat_template
 from worker.tokenization.tokenizer import Tokenizer, load_tokenizer
 
-from .conftest import RunningWorker, StartWorker
+from .conftest import RunningWorker, StartWorker, refuses
 from .fake_scheduler import answer_with
 from .tiny_worker import tiny_worker
 
@@ -294,11 +294,7 @@ async def test_schemas_that_cannot_be_enforced_are_the_fault_of_the_tools(
 async def test_what_is_wrong_is_refused(
     worker: RunningWorker, arguments: dict[str, Any], message: str, param: str
 ) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        await chat(worker, **arguments)
-    assert message in caught.value.message
-    assert caught.value.param == param
-    assert worker.scheduler.requests == []
+    await refuses(worker, chat(worker, **arguments), message, param)
 
 
 async def test_a_schema_that_the_engine_refuses_is_a_400(worker: RunningWorker) -> None:

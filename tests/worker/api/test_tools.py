@@ -16,7 +16,7 @@ from worker.tokenization.token_bytes import TokenBytes
 from worker.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 from ..tokenization.tiny_tokenizer import write_tiny_tokenizer
-from .conftest import RunningWorker, StartWorker
+from .conftest import RunningWorker, StartWorker, refuses
 from .fake_scheduler import answer_with
 
 USER: dict[str, Any] = {"role": "user", "content": "Weather in Boston?"}
@@ -307,11 +307,7 @@ def tool(**function: Any) -> list[Any]:
 async def test_what_is_wrong_is_refused(
     worker: RunningWorker, arguments: dict[str, Any], message: str, param: str
 ) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        await chat(worker, **arguments)
-    assert message in caught.value.message
-    assert caught.value.param == param
-    assert worker.scheduler.requests == []
+    await refuses(worker, chat(worker, **arguments), message, param)
 
 
 async def test_tools_need_a_parser_and_a_template_that_knows_them(
