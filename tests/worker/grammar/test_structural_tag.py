@@ -265,9 +265,9 @@ def test_a_structure_that_is_slow_to_follow_is_refused(backend, monkeypatch):
     steps = []
 
     class Watched(Constraint):
-        def accept(self, place: int, token: int) -> None:
+        def accept(self, place: int, token: int) -> bool:
             steps.append(token)
-            super().accept(place, token)
+            return super().accept(place, token)
 
     monkeypatch.setattr(compile_process, "Constraint", Watched)
     answer = compile_in_time(backend, VOCABULARY, tag())
