@@ -27,8 +27,8 @@ from ..messages import GrammarSpec
 from .base import CompiledGrammar, GrammarBackend, GrammarError, Vocabulary
 from .compiler import FORGET, CompileOrder, CompilerAnswer, CompilerSetup
 from .constraint import DEAD_END, SLOW_TO_FOLLOW, Constraint, look_ahead
-from .mask_filler import SLOW_SECONDS
 from .registry import grammar_backend
+from .slow_work import SLOW_SECONDS
 from .structural_tag import StructuralTag
 
 _COMPILE_BYTES = 1 << 30

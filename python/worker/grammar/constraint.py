@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from time import thread_time
 
 import numpy as np
 
 from ..messages import FinishReason
 from .base import CompiledGrammar, Vocabulary
 from .jump_forward import JumpForward
-from .mask_filler import SLOW_SECONDS, MaskFiller
+from .mask_filler import MaskFiller
+from .slow_work import SlowWork
 
 SLOW_TO_FOLLOW = "it takes too long to say which tokens may come next; a simpler one will do."
 DEAD_END = "The grammar leads to where no token of this model may follow."
 # So many wrong tokens may be drawn in one place.
 _MOST_REFUSED = 64
 _ONE_THREAD = MaskFiller(1)
+_slow_work = SlowWork()
 
 
 class Constraint:
@@ -79,9 +80,9 @@ class Constraint:
         if token in self._refused:
             return False
         if token not in self._stops:
-            started = thread_time()
+            started = _slow_work.begin()
             accepted = self._matcher.accept(token)
-            self._note_time_since(started)
+            self.slow_seconds += _slow_work.seconds_since(started)
             if accepted:
                 self._mask = None
             elif self._refuse(token):
@@ -117,21 +118,15 @@ class Constraint:
         """
         if self._jump_forward is None or self.finish is not None:
             return []
-        started = thread_time()
+        started = _slow_work.begin()
         tokens = self._jump_forward.advance(
             self._matcher, before, self._stops, least=least, most=most
         )
-        self._note_time_since(started)
+        self.slow_seconds += _slow_work.seconds_since(started)
         if tokens:
             self._accepted += len(tokens)
             self._mask = None
         return tokens
-
-    def _note_time_since(self, started: float) -> None:
-        """`started` as `thread_time` gave it."""
-        seconds = thread_time() - started
-        if seconds > SLOW_SECONDS:
-            self.slow_seconds += seconds
 
     def _end(self, finish: FinishReason) -> None:
         """What comes now is dropped: anything may, so that there is something to draw."""

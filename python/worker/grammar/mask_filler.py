@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter, thread_time
+from time import perf_counter
 
 import numpy as np
 
 from ..cores import cores_of_rank
 from .base import GrammarMatcher
+from .slow_work import SlowWork
 
 # Most masks take a few microseconds: to hand them over would take longer. Those of bounded strings
 # take a hundred times as long.
 _ALONE_SECONDS = 0.0002
 _MOST_THREADS = 8
 
-# To fill a mask takes long from here on; a step waits for it.
-SLOW_SECONDS = 0.05
+_slow_work = SlowWork()
 
 Work = tuple[int, GrammarMatcher, np.ndarray]
 Slow = list[tuple[int, float]]
@@ -56,16 +56,14 @@ class MaskFiller:
 def _fill(left: deque[Work], until: float = float("inf")) -> Slow:
     """Take one after the other off `left`, as other threads may do, until that time."""
     slow: Slow = []
-    now, used = perf_counter(), thread_time()
-    while left and now < until:
+    started = _slow_work.begin()
+    while left and started < until:
         try:
             place, matcher, mask = left.popleft()
         except IndexError:  # another thread was faster
             break
         matcher.fill_mask(mask)
-        before, now = now, perf_counter()
-        if now - before > SLOW_SECONDS:  # or else the thread did not run
-            used_before, used = used, thread_time()
-            if used - used_before > SLOW_SECONDS:
-                slow.append((place, used - used_before))
+        if seconds := _slow_work.seconds_since(started):
+            slow.append((place, seconds))
+        started = _slow_work.begin()
     return slow

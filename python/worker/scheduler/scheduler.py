@@ -99,11 +99,12 @@ class SchedulerOptions:
     jump_forward_cost: float = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Flight:
     """A step that was launched: the requests that get a token, those that end without one, what
     others are told, and the result to come. What is drawn for those that were `overtaken` is void:
-    their grammars forced other tokens in its place.
+    their grammars forced other tokens in its place. `refused` are those whose grammars do not allow
+    what was drawn, once these were asked.
     """
 
     sampled: list[Request]
@@ -111,6 +112,7 @@ class _Flight:
     wishes: list[Wish]
     result: PendingResult
     overtaken: set[Request] = field(default_factory=set)
+    refused: set[Request] | None = None
 
 
 @dataclass
@@ -368,16 +370,22 @@ class Scheduler:
             self._follow(self._flight, self._flight.result.wait())
         self.grammars.write_masks(constraints, masks)
 
-    def _follow(self, flight: _Flight, result: StepResult) -> list[Constraint]:
-        """Tell the constraints of a launched step their tokens; returns them."""
-        told = []
-        for place, (request, token) in enumerate(zip(flight.sampled, result.tokens, strict=True)):
-            if request.constraint is None or place in result.failures:
-                continue
-            if self._awaits(flight, request):
-                request.follow(token)
-                told.append(request.constraint)
-        return told
+    def _follow(self, flight: _Flight, result: StepResult) -> set[Request]:
+        """Tell the constraints of a launched step their tokens, unless that was done; returns the
+        requests whose tokens are refused.
+        """
+        if flight.refused is None:
+            flight.refused = {
+                request
+                for place, (request, token) in enumerate(
+                    zip(flight.sampled, result.tokens, strict=True)
+                )
+                if request.constraint is not None
+                and place not in result.failures
+                and self._awaits(flight, request)
+                and not request.follow(token)
+            }
+        return flight.refused
 
     def _decodes(self) -> PrefixOrder:
         """Running requests that want another token than the pending ones."""
@@ -591,19 +599,21 @@ class Scheduler:
         """Hand the tokens of a launched step, once they are there, to its requests."""
         result = flight.result.wait()
         hand_out(flight.wishes, result)
-        self.grammars.look_ahead(self._follow(flight, result))
+        refused = self._follow(flight, result)
+        constraints = (request.constraint for request in flight.sampled)
+        self.grammars.look_ahead([each for each in constraints if each is not None])
         for place, (request, token) in enumerate(zip(flight.sampled, result.tokens, strict=True)):
             if not self._awaits(flight, request):
                 continue
             if place in result.failures:
                 self._reject(request, result.failures[place])
                 continue
-            if not request.follow(token):
+            if request in refused:
                 self._draw_again(request)
                 continue
             request.take_token(token)
             self.counters.generated_tokens += 1
-            if request.finish is None:
+            if request.finish is None and request.constraint is not None:
                 self._jump_forward(request)
             if request.finish is not None:
                 self._leave(request)

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from worker.grammar import mask_filler
+from worker.grammar import slow_work
 from worker.grammar.base import GrammarMatcher
 from worker.grammar.mask_filler import MaskFiller
 
@@ -49,7 +49,7 @@ def test_every_mask_is_filled_once(threads, fill, count):
 
 
 def test_those_that_keep_a_core_busy_for_long_are_named(monkeypatch):
-    monkeypatch.setattr(mask_filler, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(slow_work, "SLOW_SECONDS", 0.01)
 
     def busy() -> None:
         until = time.thread_time() + 0.02

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.messages import FinishReason
-from worker.scheduler.request import Request
-from worker.scheduler.scheduler import FAILED_STEPS_LIMIT
+from worker.scheduler.scheduler import FAILED_STEPS_LIMIT, Scheduler
 
 from .fake_engine import FakeEngine, expected_answer
 
@@ -430,12 +429,12 @@ def test_what_is_computed_again_is_not_taken_for_a_shared_prefix(monkeypatch):
     engine.add("before", prompt)
     engine.run()
 
-    def refuse_first(request, token):
-        known = request in refused
-        refused.add(request)
-        return known
+    def refuse_first(scheduler, flight, result):
+        new = set(flight.sampled) - refused
+        refused.update(new)
+        return new
 
-    monkeypatch.setattr(Request, "follow", refuse_first)
+    monkeypatch.setattr(Scheduler, "_follow", refuse_first)
     for rid in "ab":
         engine.add(rid, prompt)
     engine.run()  # which checks every step's shared lengths
