@@ -92,6 +92,7 @@ def _tag_grammar(tag: StructuralTag, special: SpecialTokens) -> str:
     Free text ends with a trigger or a special token, which may be one that structures begin with.
     """
     schemas = [json.loads(schema) for schema in tag.written(_schema)]
+    otherwise = tag.otherwise_written(_schema)
     ends = [_lark(special.parts(structure.end)) for structure in tag.structures]
 
     def one_of(begins: Iterable[tuple[int, list[Part]]]) -> str:
@@ -111,6 +112,8 @@ def _tag_grammar(tag: StructuralTag, special: SpecialTokens) -> str:
         start = (
             f"({one_of(begins)})" if tag.stop_after_first else f"(({one_of(begins)}) ({between}))+"
         )
+        if otherwise is not None:
+            start += " | @otherwise"
     elif tag.stop_after_first:
         start = f"{text} (tagged | TEXT)"
     else:
@@ -122,9 +125,12 @@ def _tag_grammar(tag: StructuralTag, special: SpecialTokens) -> str:
         "TEXT: /(?s:.*)/",
     ]
     grammars: list[dict[str, Any]] = [{"lark_grammar": "\n".join(rules)}]
-    for i, schema in enumerate(schemas):
+    named = {f"schema{i}": schema for i, schema in enumerate(schemas)}
+    if otherwise is not None:
+        named["otherwise"] = json.loads(otherwise)
+    for name, schema in named.items():
         with_options = {**schema, "x-guidance": _JSON_OPTIONS}
-        grammars.append({"name": f"schema{i}", "json_schema": with_options})
+        grammars.append({"name": name, "json_schema": with_options})
     return json.dumps({"grammars": grammars})
 
 

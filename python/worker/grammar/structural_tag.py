@@ -40,13 +40,15 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     so; then free text again.
 
     With `stop_after_first` the text ends behind the first structure. With `separators` there is no
-    free text: one structure or more, and behind each of them one of these, or nothing.
+    free text: one structure or more, and behind each of them one of these, or nothing; or instead,
+    if it is given, a value of the JSON schema `otherwise`.
     """
 
     structures: list[Structure]
     triggers: list[str]
     stop_after_first: bool = False
     separators: list[str] | None = None
+    otherwise: str | None = None
     type: Literal["structural_tag"] = "structural_tag"
 
     @classmethod
@@ -75,10 +77,21 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for structure in self.structures:
             if not any(map(structure.begin.startswith, self.triggers)):
                 raise GrammarError(f"{structure.name}: it begins with none of the triggers")
+        if self.otherwise is not None and self.separators is None:
+            raise GrammarError("otherwise is for texts without free text")
 
     def written(self, write_schema: Callable[[str], str]) -> list[str]:
         """The grammar of each structure's schema. Raises GrammarError."""
         return [structure.written(write_schema) for structure in self.structures]
+
+    def otherwise_written(self, write_schema: Callable[[str], str]) -> str | None:
+        """The grammar of `otherwise`, if there is one. Raises GrammarError."""
+        if self.otherwise is None:
+            return None
+        try:
+            return write_schema(self.otherwise)
+        except GrammarError as error:
+            raise GrammarError(f"text without structures: {error}") from error
 
     def begun(self, trigger: str, special: SpecialTokens) -> list[tuple[int, list[Part]]]:
         """The numbers of the structures that `trigger` begins, and what is missing of `begin`."""
@@ -89,7 +102,7 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ]
 
     def begins(self, vocabulary: Vocabulary) -> Iterator[list[int]]:
-        """The beginning of each structure in tokens, each as long as can be."""
+        """What a text may begin with: each structure in tokens, each as long as can be."""
         special = SpecialTokens(vocabulary)
         tokens = {text: token for token, text in enumerate(vocabulary.tokens) if text}
         for structure in self.structures:
@@ -97,6 +110,8 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for part in special.parts(structure.begin):
                 begin += [part] if isinstance(part, int) else _longest_first(part.encode(), tokens)
             yield begin
+        if self.otherwise is not None:
+            yield []
 
 
 def _longest_first(text: bytes, tokens: Mapping[bytes, int]) -> Iterator[int]:

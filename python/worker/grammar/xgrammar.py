@@ -132,14 +132,17 @@ def _tag_format(tag: StructuralTag, special: SpecialTokens) -> _Format:
             "rules": [[each, one_of(tag.begun(each, special))] for each in tag.triggers],
             "loop": not tag.stop_after_first,
         }
-    structure = one_of(enumerate(special.parts(each.begin) for each in tag.structures))
-    if tag.stop_after_first:
-        return structure
-    separators = [_sequence(_part_formats(special.parts(each))) for each in tag.separators]
-    if separators:
-        separator = {"type": "optional", "content": {"type": "or", "elements": separators}}
-        structure = _sequence([structure, separator])
-    return {"type": "plus", "content": structure}
+    whole = one_of(enumerate(special.parts(each.begin) for each in tag.structures))
+    if not tag.stop_after_first:
+        separators = [_sequence(_part_formats(special.parts(each))) for each in tag.separators]
+        if separators:
+            separator = {"type": "optional", "content": {"type": "or", "elements": separators}}
+            whole = _sequence([whole, separator])
+        whole = {"type": "plus", "content": whole}
+    otherwise = tag.otherwise_written(_schema_grammar)
+    if otherwise is None:
+        return whole
+    return {"type": "or", "elements": [whole, {"type": "grammar", "grammar": otherwise}]}
 
 
 def _sequence(elements: list[_Format]) -> _Format:

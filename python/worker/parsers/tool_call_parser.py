@@ -23,7 +23,7 @@ class ToolCallParser(ABC):
     name of one of them and the beginning of its arguments are there. What was taken for the
     beginning of a call, and is none, is text; so is what follows where arguments break off. White
     space between text and calls is left out. With `limit`, all is left out from the beginning of
-    a call that is one too many.
+    a call that is one too many. With `calls_first` there are none behind text.
 
     Joined, deltas are the same for any division of the text into pushes.
 
@@ -38,12 +38,16 @@ class ToolCallParser(ABC):
     triggers: ClassVar[tuple[str, ...]] = ()
     separators: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, tools: Tools, limit: int | None = None) -> None:
+    def __init__(
+        self, tools: Tools, limit: int | None = None, *, calls_first: bool = False
+    ) -> None:
         self.reader = TextReader()
         self.tools = tools
         self._limit = limit
+        self._calls_first = calls_first
         self._count = 0
         self._after_call = False
+        self._has_said = False
         self._words = Words()
         self._deltas: list[TextDelta | CallDelta] = []
         self._steps = self._read()
@@ -110,8 +114,12 @@ class ToolCallParser(ABC):
     def _read(self) -> Steps[None]:
         try:
             yield from self._try(self.calls_at_start())
-            while (yield from self.reader.copy_until(self.markers, self._say)):
-                yield from self._try(self.calls())
+            markers = self.markers
+            while (yield from self.reader.copy_until(markers, self._say)):
+                if self._calls_first and self._has_said:
+                    markers = ()
+                else:
+                    yield from self._try(self.calls())
         except _Enough:
             return
         if not self._after_call and self._words.spaces:
@@ -126,6 +134,7 @@ class ToolCallParser(ABC):
 
     def _say(self, text: str) -> None:
         if words := self._words.push(text):
+            self._has_said = True
             self._deltas.append(TextDelta(words.lstrip() if self._after_call else words))
             self._after_call = False
 

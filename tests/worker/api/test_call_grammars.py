@@ -130,8 +130,8 @@ def _characters(pieces: list[bytes]) -> list[str]:
 
 def read(form: CallForm, pieces: list[str]) -> Answer:
     """As a whole, and the same as a stream."""
-    answer = parse(form.parser(form.tools, form.limit), "".join(pieces))
-    parser = form.parser(form.tools, form.limit)
+    answer = parse(form.new_parser(), "".join(pieces))
+    parser = form.new_parser()
     deltas: list[Delta] = []
     for piece in pieces:
         deltas += parser.push(piece)
@@ -197,6 +197,55 @@ def test_strict_tools_are_called_among_text_as_their_schemas_say(backend, parser
             assert isinstance(arguments, dict)
     assert "count" in called
     assert said
+
+
+PLACE = {
+    "type": "object",
+    "properties": {
+        "name": {"enum": ["search", "Oslo", "[TOOL_CALLS]"]},
+        "parameters": {"type": "object"},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+}
+ANSWERS = {"type": "array", "items": PLACE, "minItems": 1, "maxItems": 2}
+SHAPED = {"type": "json_schema", "json_schema": {"name": "answers", "schema": ANSWERS}}
+
+
+@pytest.mark.parametrize("parser", TAGGED)
+@pytest.mark.parametrize("is_single", [False, True])
+def test_an_answer_calls_or_keeps_to_the_schema_for_answers(backend, parser, is_single):
+    form = form_of(parser, response_format=SHAPED, parallel_tool_calls=not is_single)
+    called, said = 0, 0
+    for pieces in written(backend, form, 40):
+        answer = read(form, pieces)
+        if answer.calls:
+            assert answer.text == ""
+            assert not is_single or len(answer.calls) == 1
+            called += 1
+            for call in answer.calls:
+                schema = COUNT if call.name == "count" else {"type": "object"}
+                jsonschema.validate(json.loads(call.arguments), schema)
+        else:
+            jsonschema.validate(json.loads(answer.text), ANSWERS)
+            assert answer.text == "".join(pieces)
+            said += 1
+    assert called
+    assert said
+
+
+def test_an_answer_that_must_call_leaves_the_schema_for_answers_alone():
+    for parser in (*TAGGED, *LISTED):
+        form = form_of(parser, response_format=SHAPED, tool_choice="required")
+        assert form.grammar == form_of(parser, tool_choice="required").grammar
+
+
+@pytest.mark.parametrize("parser", [each for each in LISTED if each])
+def test_a_schema_for_answers_is_refused_where_no_grammar_could_tell_them_from_calls(parser):
+    with pytest.raises(ApiError, match="keeps to response_format cannot call them") as raised:
+        form_of(parser, response_format=SHAPED, tools=TOOLS[:1])
+    assert f"--tool-call-parser {parser}" in str(raised.value)
+    assert raised.value.param == "tools"
 
 
 @pytest.mark.parametrize("parser", [each for each in LISTED if each])

@@ -494,8 +494,8 @@ async def test_truncation_keeps_calls_with_their_outputs(worker: RunningWorker) 
         ({"tools": [NOW, NOW]}, "'now' is there more than once", "tools"),
         ({"tools": [NOW] * 129}, "at most 128", "tools"),
         (
-            {"text": {"format": {"type": "json_object"}}},
-            "an answer that keeps to text.format cannot call them",
+            {"extra_body": {"regex": "a"}},
+            "an answer that keeps to regex cannot call them",
             "tools",
         ),
         (

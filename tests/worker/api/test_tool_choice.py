@@ -137,6 +137,34 @@ async def test_strict_tools_are_held_to_their_schemas_wherever_they_are_called(
     assert held(worker) is None
 
 
+class Place(pydantic.BaseModel):
+    name: str
+
+
+async def test_an_answer_that_does_not_call_keeps_to_its_format(worker: RunningWorker) -> None:
+    """In which what looks like a call is none."""
+    client = worker.openai().chat.completions
+    asked: Any = {"model": "any", "messages": [USER], "response_format": Place}
+    asked["tools"] = [{"type": "function", "function": {**FUNCTIONS[0]}}]
+    place = Place(name=CALL.replace("now", "weather"))
+    worker.scheduler.script = answer_with(worker.ids(place.model_dump_json()))
+    (choice,) = (await client.parse(**asked)).choices
+    assert (choice.finish_reason, choice.message.parsed) == ("stop", place)
+    assert not choice.message.tool_calls
+    assert json.loads(tag(worker)["otherwise"])["required"] == ["name"]
+    assert tag(worker)["separators"] == ["\n"]
+    assert [each["schema"] for each in tag(worker)["structures"]] == [CITY]
+    async with client.stream(**asked) as stream:
+        (choice,) = (await stream.get_final_completion()).choices
+    assert choice.message.parsed == place
+
+    call = CALL.replace("now", "weather").replace("{}", '{"city": "Oslo"}')
+    worker.scheduler.script = answer_with(worker.ids(call))
+    (choice,) = (await client.parse(**asked)).choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls[0].function.parsed_arguments == {"city": "Oslo"}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -285,8 +313,8 @@ async def test_schemas_that_cannot_be_enforced_are_the_fault_of_the_tools(
             "tool_choice.allowed_tools.tools",
         ),
         (
-            {"tool_choice": "required", "response_format": {"type": "json_object"}},
-            "an answer that keeps to response_format cannot call them",
+            {"tool_choice": "required", "extra_body": {"ebnf": 'root ::= "a"'}},
+            "an answer that keeps to ebnf cannot call them",
             "tools",
         ),
     ],

@@ -278,8 +278,8 @@ def tool(**function: Any) -> list[Any]:
         ({"tools": [NOW, NOW]}, "'now' is there more than once", "tools"),
         ({"tools": [NOW] * 129}, "at most 128", "tools"),
         (
-            {"response_format": {"type": "json_object"}},
-            "an answer that keeps to response_format cannot call them",
+            {"extra_body": {"regex": "a"}},
+            "an answer that keeps to regex cannot call them",
             "tools",
         ),
         (

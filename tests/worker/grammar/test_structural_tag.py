@@ -136,6 +136,30 @@ def test_texts_at_random_are_read_by_another_reader(backend, form):
     assert read_ones > 0
 
 
+@pytest.mark.parametrize("more", [{}, {"stop_after_first": True}])
+def test_a_text_has_structures_or_keeps_to_another_schema(backend, more):
+    grammar = compiled(backend, tag(separators=["; "], otherwise=json.dumps(NAMED), **more))
+    rng = random.Random(2)
+    with_structures = 0
+    for _ in range(40):
+        constraint = Constraint(grammar, VOCABULARY, [STOP])
+        text, place = b"", 0
+        while constraint.finish is None and (place < 60 or STOP not in allowed_in(constraint)):
+            token = rng.choice(sorted(allowed_in(constraint) - {STOP}))
+            constraint.accept(place, token)
+            text += text_of(token)
+            place += 1
+        if places := read(text.decode(errors="replace"), STRUCTURES, TRIGGERS):
+            assert places[0][0] == 0
+            with_structures += 1
+        else:
+            jsonschema.validate(json.loads(text), NAMED)
+    assert 0 < with_structures < 40
+    assert after(grammar) == {byte("<"), CALL, byte("{")}
+    assert not {byte("<"), CALL} & after(grammar, '{"n": "xx"')
+    assert more or byte("{") not in after(grammar, CALL, "null")
+
+
 def allowed_in(constraint: Constraint) -> set[int]:
     return set(allowed(constraint, len(VOCABULARY.tokens)))
 
@@ -249,6 +273,12 @@ def test_a_special_token_with_a_trigger_in_it_is_the_beginning_of_one(backend):
             'structure "x": not is not supported',
         ),
         (tag(form=1), "unknown field `form`"),
+        (tag(otherwise="{}"), "otherwise is for texts without free text"),
+        (
+            tag(separators=[], otherwise='{"not": {}}'),
+            "text without structures: not is not supported",
+        ),
+        (tag(separators=[], otherwise="{"), "text without structures: "),
         (tag([{"begin": "x", "end": ""}]), "missing required field `schema`"),
         (GrammarSpec("structural_tag", "{"), "it is no structural tag: "),
         (GrammarSpec("structural_tag", '{"a": "\ud800"}'), "surrogates"),

@@ -35,8 +35,8 @@ class Sample:
     ids: list[str] | None = None
 
 
-def new_parser(name: str, limit: int | None = None) -> ToolCallParser:
-    return TOOL_CALL_PARSERS[name]()(TOOLS, limit)
+def new_parser(name: str, limit: int | None = None, *, calls_first: bool = False) -> ToolCallParser:
+    return TOOL_CALL_PARSERS[name]()(TOOLS, limit, calls_first=calls_first)
 
 
 def read(sample: Sample) -> Answer:

@@ -51,6 +51,19 @@ def test_it_means_the_same_at_every_split_in_two_and_by_characters(sample: Sampl
         assert known(answer) == whole, pieces
 
 
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.parser}:{sample.written}")
+def test_behind_text_there_are_no_calls_where_they_come_first(sample: Sample) -> None:
+    """In a string of a JSON answer, say, or behind it."""
+    for before in ('{"a": "', "x "):
+        written = before + sample.written
+        for at in range(len(written) + 1):
+            parser = new_parser(sample.parser, calls_first=True)
+            answer, _ = streamed(parser, [written[:at], written[at:]])
+            assert known(answer) == (written, []), at
+    alone = parse(new_parser(sample.parser, calls_first=True), sample.written)
+    assert alone.calls or not sample.calls or sample.text
+
+
 PARTS = sorted(
     {part for sample in SAMPLES for part in re.findall(r"<[^>]*>|\[\w+\]|\w+|.|\s", sample.written)}
 )

@@ -24,7 +24,8 @@ _ANY_OBJECT = {"type": "object"}
 @dataclass(frozen=True)
 class CallForm:
     """`tools` are those that can be called, `limit` how many times in one answer. `is_forced`: the
-    client named the one function that is called.
+    client named the one function that is called. `or_schema`: an answer without calls keeps to a
+    schema, and is nothing else.
     """
 
     parser: type[ToolCallParser]
@@ -32,6 +33,7 @@ class CallForm:
     limit: int | None
     grammar: GrammarSpec | None
     is_forced: bool
+    or_schema: bool
 
     @classmethod
     def of(cls, body: AnswerBody, arguments: ServerArgs) -> CallForm | None:
@@ -41,42 +43,43 @@ class CallForm:
         functions = [tool.function for tool in body.tools_to_call]
         if not functions:
             return None
-        if body.grammar is not None:
-            (field,) = body.grammars
-            raise bad_request(
-                f"tools: an answer that keeps to {field} cannot call them; leave one of the two "
-                'out, or give tool_choice "none"',
-                "tools",
-            )
         schemas = {each.name: each.enforced_schema for each in functions}
         limit = 1 if choice.is_named or body.parallel_tool_calls is False else None
-        name = arguments.tool_call_parser
+        name, backend = arguments.tool_call_parser, arguments.grammar_backend
         parser = None if name is None else TOOL_CALL_PARSERS[name]()
-        has_tags = bool(parser and parser.triggers and arguments.grammar_backend in _WITH_TAGS)
-        if choice.must_call and not has_tags:
-            parser = CallListParser
-            grammar = _spec("json_schema", call_list_schema(schemas, limit, "parameters"))
-        elif parser is None:
+        has_tags = bool(parser and parser.triggers and backend in _WITH_TAGS)
+        grammar, or_schema = None, False
+        if not choice.must_call and parser is None:
             raise bad_request(
                 "tools: this worker does not know how its model calls tools; start it with "
                 '--tool-call-parser, or give tool_choice "none" or "required"',
                 "tools",
             )
+        if body.grammar is not None:
+            _check_schema_beside(body, arguments, any_form=choice.must_call or has_tags)
+        if parser is None or (choice.must_call and not has_tags):
+            parser = CallListParser
+            grammar = _spec("json_schema", call_list_schema(schemas, limit, "parameters"))
         elif choice.must_call:
-            grammar = _tag(parser, schemas, limit, must_call=True)
-        elif strict := [each.name for each in functions if each.strict]:
-            if not has_tags:
+            grammar = _tag(parser, schemas, limit, is_alone=True)
+        else:
+            strict = [each.name for each in functions if each.strict]
+            if strict and not has_tags:
                 raise bad_request(
                     f"tools: calls of {strict[0]!r} cannot be held to its schema among text with "
-                    f"--tool-call-parser {name} and --grammar-backend {arguments.grammar_backend}; "
+                    f"--tool-call-parser {name} and --grammar-backend {backend}; "
                     'give tool_choice "required", or leave strict out',
                     "tools",
                 )
-            held = {name: schemas[name] if name in strict else _ANY_OBJECT for name in schemas}
-            grammar = _tag(parser, held, limit, must_call=False)
-        else:
-            grammar = None
-        return cls(parser, schemas, limit, grammar, choice.is_named)
+            or_schema = body.grammar is not None
+            if strict or or_schema:
+                held = {each: schemas[each] if each in strict else _ANY_OBJECT for each in schemas}
+                grammar = _tag(parser, held, limit, is_alone=or_schema, otherwise=body.grammar)
+        return cls(parser, schemas, limit, grammar, choice.is_named, or_schema)
+
+    def new_parser(self) -> ToolCallParser:
+        """For one answer."""
+        return self.parser(self.tools, self.limit, calls_first=self.or_schema)
 
 
 def check_choice(body: ToolFields) -> None:
@@ -90,14 +93,39 @@ def check_choice(body: ToolFields) -> None:
             raise bad_request(f"tool_choice: there is no {name!r} among the tools", "tool_choice")
 
 
+def _check_schema_beside(body: AnswerBody, arguments: ServerArgs, *, any_form: bool) -> None:
+    """Raises ApiError 400 if what answers without calls keep to is none, or no grammar could say so
+    beside the form of the calls.
+    """
+    ((field, spec),) = body.grammars.items()
+    if spec.kind == "json_schema" and any_form:
+        return
+    where = ""
+    if spec.kind == "json_schema":
+        name, backend = arguments.tool_call_parser, arguments.grammar_backend
+        where = f"with --tool-call-parser {name} and --grammar-backend {backend} "
+    raise bad_request(
+        f"tools: {where}an answer that keeps to {field} cannot call them; leave one of the two "
+        'out, or give tool_choice "none"',
+        "tools",
+    )
+
+
 def _tag(
-    parser: type[ToolCallParser], tools: Tools, limit: int | None, *, must_call: bool
+    parser: type[ToolCallParser],
+    tools: Tools,
+    limit: int | None,
+    *,
+    is_alone: bool,
+    otherwise: GrammarSpec | None = None,
 ) -> GrammarSpec:
+    """Calls in free text, or alone; `otherwise`, a schema, is what an answer without them is."""
     tag = {
         "structures": [asdict(tag) for tag in parser.tags(tools, limit)],
         "triggers": parser.triggers,
         "stop_after_first": limit == 1,
-        "separators": parser.separators if must_call else None,
+        "separators": parser.separators if is_alone else None,
+        "otherwise": otherwise and otherwise.text,
     }
     return _spec("structural_tag", tag)
 

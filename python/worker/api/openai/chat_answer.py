@@ -66,7 +66,7 @@ class AnswerForm:
     def new_parser(self) -> AnswerParser:
         """For one answer."""
         reasoning = self.reasoning and ReasoningParser(self.reasoning, self.begins_in_reasoning)
-        calls = self.calls and self.calls.parser(self.calls.tools, self.calls.limit)
+        calls = self.calls and self.calls.new_parser()
         return AnswerParser(reasoning, calls, hold_reasoning=self.hold_reasoning)
 
     def held(self, sampling: SamplingParams) -> SamplingParams:
