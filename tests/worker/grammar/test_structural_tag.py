@@ -68,6 +68,23 @@ def text_of(token: int) -> bytes:
     return VOCABULARY.special.get(token, VOCABULARY.tokens[token])
 
 
+def text_at_random(grammar: CompiledGrammar, rng: random.Random, *, likes: float) -> str:
+    """A whole text, of 60 tokens if it may go on so long; `likes`: how often one is taken that
+    structures have.
+    """
+    constraint = Constraint(grammar, VOCABULARY, [STOP])
+    text, place = b"", 0
+    while constraint.finish is None and (place < 60 or STOP not in allowed_in(constraint)):
+        choices = allowed_in(constraint) - {STOP}
+        liked = sorted(choices & {CALL, _FIRST_WORD, *(1 + byte for byte in b'"x</f')})
+        token = rng.choice(liked if liked and rng.random() < likes else sorted(choices))
+        constraint.accept(place, token)
+        text += text_of(token)
+        place += 1
+    assert constraint.finish is None or constraint.finish.kind == "stop"
+    return text.decode(errors="replace")
+
+
 def read(text: str, structures: list[Any], triggers: list[str]) -> list[tuple[int, int]]:
     """Where the structures of `text` are; fails if something else follows a trigger."""
     places, after = [], 0
@@ -109,17 +126,7 @@ def test_texts_at_random_are_read_by_another_reader(backend, form):
     rng = random.Random(1)
     read_ones = 0
     for _ in range(60):
-        constraint = Constraint(grammar, VOCABULARY, [STOP])
-        text, place = b"", 0
-        while constraint.finish is None and (place < 60 or STOP not in allowed_in(constraint)):
-            choices = allowed_in(constraint) - {STOP}
-            liked = sorted(choices & {CALL, _FIRST_WORD, *(1 + byte for byte in b'"x</f')})
-            token = rng.choice(liked if liked and rng.random() < 0.5 else sorted(choices))
-            constraint.accept(place, token)
-            text += text_of(token)
-            place += 1
-        assert constraint.finish is None or constraint.finish.kind == "stop"
-        shown = text.decode(errors="replace")
+        shown = text_at_random(grammar, rng, likes=0.5)
         places = read(shown, STRUCTURES, TRIGGERS)
         read_ones += len(places)
         if "separators" in form:
@@ -142,14 +149,8 @@ def test_a_text_has_structures_or_keeps_to_another_schema(backend, more):
     rng = random.Random(2)
     with_structures = 0
     for _ in range(40):
-        constraint = Constraint(grammar, VOCABULARY, [STOP])
-        text, place = b"", 0
-        while constraint.finish is None and (place < 60 or STOP not in allowed_in(constraint)):
-            token = rng.choice(sorted(allowed_in(constraint) - {STOP}))
-            constraint.accept(place, token)
-            text += text_of(token)
-            place += 1
-        if places := read(text.decode(errors="replace"), STRUCTURES, TRIGGERS):
+        text = text_at_random(grammar, rng, likes=0.0)
+        if places := read(text, STRUCTURES, TRIGGERS):
             assert places[0][0] == 0
             with_structures += 1
         else:
