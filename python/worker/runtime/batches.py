@@ -82,7 +82,7 @@ class BatchBuilder:
                 step.rows,
                 step.seq_lens,
                 step.starts,
-                _positions(step),
+                step.positions,
                 step.out_slots,
                 step.prompt_ids,
                 step.wanted_rows,
@@ -136,9 +136,3 @@ def write_page_table(page_table: torch.Tensor, indices: torch.Tensor, slots: tor
     """Write `slots` [n] int32 into the entries `indices` [n] of the flattened page table."""
     if len(indices):
         page_table.view(-1).index_put_((indices,), slots)
-
-
-def _positions(step: StepInput) -> np.ndarray:
-    """Position of every token of the step in its sequence: [tokens] int32."""
-    first = step.seq_lens - step.query_lens - step.starts[:-1]
-    return np.arange(step.starts[-1], dtype=np.int32) + np.repeat(first, step.query_lens)

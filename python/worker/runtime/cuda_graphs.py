@@ -1,4 +1,7 @@
-"""Decode steps as CUDA graphs: captured once for each of a list of batch sizes, then replayed."""
+"""Decode steps as CUDA graphs: captured once for each of a list of batch sizes, then replayed.
+
+So are steps with forced tokens: each of them is computed as a sequence that decodes.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,16 @@ Record = Callable[[Callable[[], torch.Tensor], bool], tuple[Callable[[], None], 
 # padding row reads nothing of a prefix.
 _SHARING_SIZES = frozenset([2, 4, 8, 16, *range(32, 129, 32), *range(192, 513, 64)])
 
+# How many numbers a graph reads of each sequence: its row, its length, the slot of its token, and
+# where among `next_tokens` that token is.
+_INPUTS = 4
+
 # A plan for shared prefixes is made where they have at least this share of all tokens.
 _LEAST_SHARE = 1 / 64
+
+# Each forced token reads its whole sequence, where no plan shares it: so many keys in all are read
+# before the launches of a step without a graph would have been made.
+_MOST_KEYS = 1 << 17
 
 
 def graph_batch_sizes(max_batch_size: int) -> list[int]:
@@ -58,8 +69,9 @@ class DecodeGraphs:
     """All graphs share one input buffer and, being captured largest first, one pool of memory.
 
     A batch is padded to the next size: a padding row has one token, which lies in the spare slot.
-    With `prefix_sharing`, and a backend that can, there are graphs of a second kind, in which
-    attention reads a shared prefix once; they are captured with sequences of `example_tokens`.
+    `next_tokens` has room for forced tokens behind the rows of the page table. With
+    `prefix_sharing`, and a backend that can, there are graphs of a second kind, in which attention
+    reads a shared prefix once; they are captured with sequences of `example_tokens`.
     """
 
     def __init__(
@@ -83,13 +95,14 @@ class DecodeGraphs:
         self._uploader = uploader
         self._page_table = page_table
         self._next_tokens = next_tokens
+        self._forced_tokens = next_tokens[len(page_table) :]
         self._example_tokens = example_tokens
         self._spare_row = spare_row
         self._spare_slot = spare_slot
         wanted = [(size, False) for size in batch_sizes]
         if prefix_sharing and backend.shares_prefixes:
             wanted += [(size, True) for size in sharing_batch_sizes(batch_sizes)]
-        words = 3 * max(batch_sizes) + max(backend.plan_size(*key) for key in wanted)
+        words = _INPUTS * max(batch_sizes) + max(backend.plan_size(*key) for key in wanted)
         self._inputs = torch.empty(words, dtype=torch.int32, device=page_table.device)
         self._graphs: dict[tuple[int, bool], _Graph] = {}  # by size, and whether it shares prefixes
         record = record or _cuda_graphs()
@@ -103,21 +116,40 @@ class DecodeGraphs:
 
     def fits(self, step: StepInput) -> bool:
         """Whether `step` can be replayed."""
-        return step.is_decode and len(step.rows) <= self._sizes[False][-1]
+        if len(step.out_slots) > self._sizes[False][-1]:
+            return False
+        if step.is_decode:
+            return True
+        if not step.forced or step.prompt_scoring is not None or len(step.state_rows):
+            return False
+        chunks = slice(step.num_decodes, None)
+        keys = int(step.seq_lens[chunks] @ step.query_lens[chunks])
+        return keys <= _MOST_KEYS and len(step.prompt_ids) <= len(self._forced_tokens)
 
     def replay(self, step: StepInput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Launch `step`; returns the hidden states [sequences, hidden] after the final norm, the
-        page table's rows and the lengths, [sequences] each. The next replay overwrites them.
+        """Launch `step`; returns the hidden states [sampled, hidden] after the final norm, the page
+        table's rows and the lengths, [sampled] each. The next replay overwrites them.
         """
-        if len(step.table_indices):
-            changes = self._uploader.upload([step.table_indices, step.table_slots])
-            write_page_table(self._page_table, *changes)
+        step = step.token_by_token()
+        count = len(step.rows)
+        changes, sampled = [step.table_indices, step.table_slots], None
+        if len(step.prompt_ids):
+            uploaded = self._uploader.upload([*changes, step.prompt_ids, step.sampled])
+            indices, slots, forced, sampled = uploaded
+            write_page_table(self._page_table, indices, slots)
+            self._forced_tokens[: len(forced)] = forced
+        elif len(step.table_indices):
+            write_page_table(self._page_table, *self._uploader.upload(changes))
         graph, plan = self._choose(step)
-        batch, count = graph.batch, len(step.rows)
+        batch = graph.batch
         self._fill(batch, step, plan)
         self._backend.plan(batch)
         graph.replay()
-        return graph.hidden[:count], batch.rows[:count], batch.seq_lens_device[:count]
+        hidden, rows, seq_lens = (
+            each[:count] if sampled is None else each.index_select(0, sampled)
+            for each in (graph.hidden, batch.rows, batch.seq_lens_device)
+        )
+        return hidden, rows, seq_lens
 
     def _choose(self, step: StepInput) -> tuple[_Graph, HostPlan | None]:
         """The graph for `step`, and the plan to replay it with."""
@@ -146,10 +178,13 @@ class DecodeGraphs:
 
     def _fill(self, batch: ForwardBatch, step: StepInput, plan: HostPlan | None) -> None:
         size, count = len(batch.rows), len(step.rows)
-        inputs = np.empty((3, size), dtype=np.int32)
+        inputs = np.empty((_INPUTS, size), dtype=np.int32)
         inputs[0, :count], inputs[0, count:] = step.rows, self._spare_row
         inputs[1, :count], inputs[1, count:] = step.seq_lens, 1
         inputs[2, :count], inputs[2, count:] = step.out_slots, self._spare_slot
+        inputs[3] = inputs[0]
+        forced = len(step.prompt_ids)
+        inputs[3, count - forced : count] = len(self._page_table) + np.arange(forced)
         arrays = [inputs.reshape(-1)]
         if plan is not None:
             assert batch.plan is not None
@@ -170,8 +205,10 @@ class DecodeGraphs:
         self._fill(batch, step, plan)
         self._backend.plan(batch)
 
+        token_places = self._inputs[: _INPUTS * size].split(size)[-1]
+
         def body() -> torch.Tensor:
-            torch.index_select(self._next_tokens, 0, batch.rows, out=batch.input_ids)
+            torch.index_select(self._next_tokens, 0, token_places, out=batch.input_ids)
             torch.sub(batch.seq_lens_device, 1, out=batch.positions)
             self._page_table.index_put_((batch.rows, batch.positions), batch.out_slots)
             return self._forward(batch)
@@ -201,8 +238,9 @@ class DecodeGraphs:
         """Tensors for a graph to read."""
         plan_words = self._backend.plan_size(size, shares_prefixes)
         device = self._page_table.device
-        parts = self._inputs[: 3 * size + plan_words].split([size, size, size, plan_words])
-        rows, seq_lens, out_slots, plan = parts
+        sizes = [size] * _INPUTS
+        words = self._inputs[: sum(sizes) + plan_words]
+        rows, seq_lens, out_slots, _, plan = words.split([*sizes, plan_words])
         return ForwardBatch(
             input_ids=torch.empty(size, dtype=torch.int32, device=device),
             positions=torch.empty(size, dtype=torch.int32, device=device),

@@ -50,6 +50,8 @@ _FEW_TOKENS, _FEW_TOKENS_FP8 = 8, 1
 # so many prompts, or any number of decodes.
 _EXAMPLE_TOKENS = 8192
 _EXAMPLE_PROMPTS = 16
+# So many forced tokens may be computed by one CUDA graph, beside what was sampled.
+_FORCED_TOKENS = 512
 # Without a cache, so many tokens may be on their way: in steps that are computed or planned.
 _TOKENS_ON_THEIR_WAY = 1 << 16
 
@@ -184,7 +186,9 @@ class ModelRunner:
             page_table = torch.zeros((rows + 1, columns), dtype=torch.int32, device=self.device)
             page_table[rows].fill_(self.total_tokens)  # the spare row: nothing but the spare slot
         self.next_tokens = torch.zeros(
-            rows + 1, dtype=torch.int64 if on_cpu else torch.int32, device=self.device
+            rows + 1 + _FORCED_TOKENS,
+            dtype=torch.int64 if on_cpu else torch.int32,
+            device=self.device,
         )
         self._prepare_output(rows + 1)
         self._page_table = page_table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -36,6 +36,7 @@ class StepInput:
     token_type_ids: [tokens of the chunks], or none if all are 0
     state_rows: [n], ascending, the tokens of the step whose hidden states are wanted on the host
     masks: what some of `sampled` must not say
+    forced: the chunks are what grammars forced upon sequences that decode
     table_indices, table_slots: [n], entries of the flattened page table that changed since the last
         step, without the decodes' own
     """
@@ -56,6 +57,7 @@ class StepInput:
     token_type_ids: np.ndarray = field(default_factory=_no_rows)
     state_rows: np.ndarray = field(default_factory=_no_rows)
     masks: TokenMasks | None = None
+    forced: bool = False
     table_indices: np.ndarray = field(default_factory=_no_rows)
     table_slots: np.ndarray = field(default_factory=_no_rows)
 
@@ -68,6 +70,37 @@ class StepInput:
     def starts(self) -> np.ndarray:
         """Where each sequence starts in the step, and where the last one ends: [sequences + 1]."""
         return query_starts(self.query_lens)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """Of every token of the step in its sequence: [tokens] int32."""
+        first = self.seq_lens - self.query_lens - self.starts[:-1]
+        return np.arange(self.starts[-1], dtype=np.int32) + np.repeat(first, self.query_lens)
+
+    def token_by_token(self) -> StepInput:
+        """The same with a sequence for each token, which ends with it: all of them decode. The ids
+        of the last ones are `prompt_ids`.
+
+        Keys and values of all tokens of a layer are written before its attention is computed.
+        """
+        if self.is_decode:
+            return self
+        shared_lens = self.shared_lens
+        if shared_lens is not None:
+            # Of a chunk, each token but the first shares all that was there before the step.
+            before = np.repeat(self.seq_lens - self.query_lens, self.query_lens)
+            before[self.starts[:-1]] = shared_lens
+            shared_lens = before
+        tokens = len(self.out_slots)
+        return replace(
+            self,
+            rows=np.repeat(self.rows, self.query_lens),
+            seq_lens=self.positions + 1,
+            query_lens=np.ones(tokens, dtype=np.int32),
+            num_decodes=tokens,
+            sampled=self.last_tokens.astype(np.int32),
+            shared_lens=shared_lens,
+        )
 
     @cached_property
     def last_tokens(self) -> np.ndarray:

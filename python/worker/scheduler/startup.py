@@ -36,18 +36,10 @@ _MAX_RUNNING_REQUESTS = (256, 4096)
 
 _CUDA_GRAPH_MAX_BS = 512
 
-# What a step outside of the CUDA graphs takes longer than one inside, in decode steps: an estimate.
-# The launches of 8B's layers take some 15 ms, and its decode steps from 4; those of small models 1.
-_JUMP_FORWARD_COST = 8
 # On a CPU a chunk beside decodes costs little, and its tokens as much as others: where many decode,
-# short ones were measured to cost 3 % more than they save.
+# short ones were measured to cost 3 % more than they save. On a GPU a CUDA graph computes them with
+# the decodes, which wait for memory anyway.
 _JUMP_FORWARD_COST_ON_CPU = 0.25
-
-
-def _jump_forward_cost(args: ServerArgs, on_gpu: bool) -> float:
-    if not on_gpu:
-        return _JUMP_FORWARD_COST_ON_CPU
-    return 0 if args.disable_cuda_graph else _JUMP_FORWARD_COST
 
 
 def build_scheduler(
@@ -105,7 +97,7 @@ def _build(
         eos_token_ids=config.eos_token_ids,
         embeds=config.pooling is not None,
         token_types=config.token_types,
-        jump_forward_cost=_jump_forward_cost(args, on_gpu),
+        jump_forward_cost=0.0 if on_gpu else _JUMP_FORWARD_COST_ON_CPU,
     )
     ready = Ready(
         context_length=context_length,

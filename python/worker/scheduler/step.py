@@ -67,6 +67,11 @@ class Step:
         return self.decodes + [chunk.request for chunk in self.prefills if chunk.gives_token]
 
     @property
+    def is_forced(self) -> bool:
+        """Whether there are chunks, and all of them are of requests that run."""
+        return bool(self.prefills) and all(chunk.forced for chunk in self.prefills)
+
+    @property
     def prompts_ended(self) -> list[Request]:
         """The requests that end with this step, without a token: their prompt is computed."""
         chunks = (chunk for chunk in self.prefills if chunk.is_last)
@@ -129,6 +134,7 @@ def step_input(step: Step, cache: KVCache) -> StepInput:
         token_type_ids=_token_type_ids(step.prefills),
         state_rows=state_rows(step.wishes, starts),
         masks=step.masks,
+        forced=step.is_forced,
         table_indices=indices,
         table_slots=changed,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,12 +12,16 @@ import torch
 
 from worker.attention.base import AttentionBackend, AttentionSpec, HostPlan, forward_context
 from worker.attention.batch import ForwardBatch
+from worker.runtime import cuda_graphs
+from worker.runtime.batches import BatchBuilder
 from worker.runtime.cuda_graphs import DecodeGraphs, graph_batch_sizes, sharing_batch_sizes
 from worker.runtime.step_input import StepInput
 
 from ..triton_interpreter import interpret_kernels
+from .cpu_graphs import CpuUploader, Recorder
 
 ROWS, COLUMNS = 70, 128
+FORCED = 20  # tokens at most
 SPARE_SLOT = 9999
 EXAMPLE_TOKENS = 100  # less than the page table has
 
@@ -49,29 +53,6 @@ class PlanningBackend(AttentionBackend):
         raise AssertionError("there are no layers")
 
 
-class CpuUploader:
-    """Stands for `Uploader`, whose memory is a GPU's."""
-
-    def upload(self, arrays: Sequence[np.ndarray], into: torch.Tensor | None = None):
-        host = torch.from_numpy(np.concatenate(arrays).astype(np.int32))
-        if into is None:
-            into = torch.empty_like(host)
-        into[: len(host)] = host
-        return list(into[: len(host)].split([len(array) for array in arrays]))
-
-
-class Recorder:
-    """Stands for CUDA graphs: a replay computes again what was recorded, in the same memory."""
-
-    def __init__(self) -> None:
-        self.warmed_up: list[bool] = []
-
-    def __call__(self, body: Callable[[], torch.Tensor], warm_up: bool):
-        self.warmed_up.append(warm_up)
-        out = body()
-        return lambda: out.copy_(body()), out
-
-
 class Device:
     """Graphs over a forward pass that shows what it was given."""
 
@@ -79,7 +60,7 @@ class Device:
         self.backend, self.recorder = PlanningBackend(), Recorder()
         self.page_table = torch.zeros((ROWS + 1, COLUMNS), dtype=torch.int32)
         self.page_table[ROWS] = SPARE_SLOT
-        self.next_tokens = torch.arange(1000, 1001 + ROWS, dtype=torch.int32)
+        self.next_tokens = torch.arange(1000, 1001 + ROWS + FORCED, dtype=torch.int32)
         self.batches: list[ForwardBatch] = []
         self.last_position = 0
         self.graphs = DecodeGraphs(
@@ -142,6 +123,24 @@ def decode(count: int, shared: int | None = 0, length: int = 30) -> StepInput:
         out_slots=100 + rows,
         sampled=np.arange(count, dtype=np.int32),
         shared_lens=None if shared is None else lens,
+    )
+
+
+def forced(*lengths: int, decodes: int = 3, shared: int | None = 0) -> StepInput:
+    """So many decodes, then chunks of these lengths; all begin behind 30 tokens. Nothing is drawn
+    behind the first chunk.
+    """
+    count, tokens = decodes + len(lengths), sum(lengths)
+    queries = np.array([1] * decodes + [*lengths], dtype=np.int32)
+    return replace(
+        decode(count, shared),
+        seq_lens=30 + queries,
+        query_lens=queries,
+        num_decodes=decodes,
+        prompt_ids=np.arange(500, 500 + tokens, dtype=np.int32),
+        out_slots=np.arange(200, 200 + decodes + tokens, dtype=np.int32),
+        sampled=np.delete(np.arange(count, dtype=np.int32), decodes),
+        forced=True,
     )
 
 
@@ -209,6 +208,46 @@ def test_only_decodes_of_no_more_than_the_largest_size_fit():
     assert not graphs.fits(replace(decode(2), num_decodes=1))
 
 
+@pytest.mark.parametrize("shared", [None, 0, 25])
+@pytest.mark.parametrize(("decodes", "lengths"), [(3, [4, 1, 6]), (0, [2, 1]), (2, [5])])
+def test_forced_tokens_decode_each_as_a_sequence_of_its_own(decodes, lengths, shared):
+    device = Device([4, 8, 16])
+    step = forced(*lengths, decodes=decodes, shared=shared)
+    assert device.graphs.fits(step)
+    hidden, rows, seq_lens = device.graphs.replay(step)
+    assert rows.tolist() == step.rows[step.sampled].tolist()
+    assert seq_lens.tolist() == step.seq_lens[step.sampled].tolist()
+    batch = device.batches[-1]
+    count = len(step.out_slots)
+    tokens = [*(1000 + step.rows[:decodes]), *step.prompt_ids]
+    assert batch.input_ids[:count].tolist() == tokens
+    assert batch.positions[:count].tolist() == step.positions.tolist()
+    assert hidden[:, 0].tolist() == [tokens[place] for place in step.last_tokens]
+    assert hidden[:, 2].tolist() == step.out_slots[step.last_tokens].tolist()
+    for row, position, slot in zip(
+        np.repeat(step.rows, step.query_lens), step.positions, step.out_slots, strict=True
+    ):
+        assert device.page_table[row, position] == slot
+    assert batch.shares_prefixes == (shared is not None and count >= 3)
+    if batch.shares_prefixes:
+        firsts = [0] + [shared] * (decodes + len(lengths) - 1)
+        behind = [30] * (len(step.prompt_ids) - len(lengths))
+        assert batch.plan is not None
+        assert sorted(batch.plan[2 : 2 + count].tolist()) == sorted(firsts + behind)
+
+
+def test_forced_tokens_that_are_too_many_or_not_all_that_is_wanted_do_not_fit(monkeypatch):
+    graphs = Device([4, 40]).graphs
+    assert graphs.fits(forced(17, 3))
+    assert not graphs.fits(forced(17, 4))  # there is no room for their ids
+    assert not graphs.fits(replace(forced(5), forced=False))
+    assert not graphs.fits(replace(forced(5), state_rows=np.array([3], dtype=np.int32)))
+    assert not Device([4]).graphs.fits(forced(2))
+    monkeypatch.setattr(cuda_graphs, "_MOST_KEYS", 5 * 35)
+    assert graphs.fits(forced(5))
+    assert not graphs.fits(forced(6))
+
+
 def test_sizes_for_shared_prefixes_are_few_and_hold_the_largest():
     sizes = sharing_batch_sizes(graph_batch_sizes(512))
     assert sizes == [2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512]
@@ -218,7 +257,9 @@ def test_sizes_for_shared_prefixes_are_few_and_hold_the_largest():
 
 
 def test_both_kinds_compute_the_same_attention(monkeypatch):
-    """Of our own kernels, in Triton's interpreter; two groups of three, beside one alone."""
+    """Of our own kernels, in Triton's interpreter; two groups of three, beside one alone. Of forced
+    tokens the same that a step without a graph computes.
+    """
     interpret_kernels()
     from worker.attention import triton
 
@@ -235,20 +276,22 @@ def test_both_kinds_compute_the_same_attention(monkeypatch):
     spec = AttentionSpec(0, num_heads=4, num_kv_heads=2, head_dim=16, scale=0.25)
     backend.prepare([spec], torch.float32)
     kinds = []
+    tokens = torch.arange(50, 69, dtype=torch.int32)
 
     def forward(batch: ForwardBatch) -> torch.Tensor:
         kinds.append(batch.shares_prefixes)
         with forward_context(backend, batch):
             q = queries[batch.input_ids]
-            return backend.attend(q, q[:, :2], q[:, :2], spec)
+            backend.write(q[:, :2], q[:, 2:], spec)
+            return backend.attend(q, q[:, :2], q[:, 2:], spec)
 
     graphs = DecodeGraphs(
         forward,
         backend,
         table,
-        torch.arange(50, 59, dtype=torch.int32),
+        tokens,
         CpuUploader(),  # pyright: ignore[reportArgumentType]
-        batch_sizes=[4, 8],
+        batch_sizes=[4, 8, 16],
         prefix_sharing=True,
         example_tokens=200,
         spare_row=spare_row,
@@ -267,3 +310,24 @@ def test_both_kinds_compute_the_same_attention(monkeypatch):
     alone = graphs.replay(replace(step, shared_lens=None))[0]
     assert kinds[-2:] == [True, False]
     torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-5)
+
+    chunks = np.array([6, 3], dtype=np.int32)  # of the last two
+    places = [(row, length - 1) for row, length in enumerate(seq_lens[:5])]
+    places += [(5, 135 + i) for i in range(6)] + [(6, 20 + i) for i in range(3)]
+    step = replace(
+        step,
+        seq_lens=np.concatenate((seq_lens[:5], seq_lens[5:] + chunks)),
+        query_lens=np.concatenate((step.query_lens[:5], chunks)),
+        num_decodes=5,
+        prompt_ids=np.arange(80, 89, dtype=np.int32),
+        out_slots=np.array([table[place] for place in places], dtype=np.int32),
+        forced=True,
+    )
+    shared = graphs.replay(step)[0].clone()
+    alone = graphs.replay(replace(step, shared_lens=None))[0].clone()
+    assert kinds[-2:] == [True, False]
+    batch, _, _ = BatchBuilder(backend, table, tokens, None).build(step)
+    backend.plan(batch)
+    without_graph = forward(batch)[torch.from_numpy(step.last_tokens).long()]
+    for found in (shared, alone):
+        torch.testing.assert_close(found, without_graph, atol=1e-5, rtol=1e-5)
