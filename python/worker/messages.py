@@ -13,10 +13,15 @@ import msgspec
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
+# What refusals of a structural tag's `otherwise` begin with, behind the kind of the grammar.
+OTHERWISE = "text without structures: "
+
+
 class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     """What an answer is held to: a JSON schema, a regular expression for the whole of it, a
     grammar in EBNF with the rule `root`, or a structural tag, as JSON: its `structures` (objects of
-    `begin`, `schema` and `end`), its `triggers`, and maybe `stop_after_first` and `separators`.
+    `begin`, `schema` and `end`), its `triggers`, and maybe `stop_after_first`, `separators` and
+    `otherwise`.
     """
 
     kind: Literal["json_schema", "regex", "ebnf", "structural_tag"]

@@ -7,17 +7,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..messages import FinishReason
+from . import slow_work
 from .base import CompiledGrammar, Vocabulary
 from .jump_forward import JumpForward
 from .mask_filler import MaskFiller
-from .slow_work import SlowWork
 
 SLOW_TO_FOLLOW = "it takes too long to say which tokens may come next; a simpler one will do."
 DEAD_END = "The grammar leads to where no token of this model may follow."
 # So many wrong tokens may be drawn in one place.
 _MOST_REFUSED = 64
 _ONE_THREAD = MaskFiller(1)
-_slow_work = SlowWork()
 
 
 class Constraint:
@@ -80,9 +79,9 @@ class Constraint:
         if token in self._refused:
             return False
         if token not in self._stops:
-            started = _slow_work.begin()
+            slow_work.begin()
             accepted = self._matcher.accept(token)
-            self.slow_seconds += _slow_work.seconds_since(started)
+            self.slow_seconds += slow_work.slow_seconds()
             if accepted:
                 self._mask = None
             elif self._refuse(token):
@@ -118,11 +117,11 @@ class Constraint:
         """
         if self._jump_forward is None or self.finish is not None:
             return []
-        started = _slow_work.begin()
+        slow_work.begin()
         tokens = self._jump_forward.advance(
             self._matcher, before, self._stops, least=least, most=most
         )
-        self.slow_seconds += _slow_work.seconds_since(started)
+        self.slow_seconds += slow_work.slow_seconds()
         if tokens:
             self._accepted += len(tokens)
             self._mask = None

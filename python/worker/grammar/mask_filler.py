@@ -10,15 +10,13 @@ from time import perf_counter
 import numpy as np
 
 from ..cores import cores_of_rank
+from . import slow_work
 from .base import GrammarMatcher
-from .slow_work import SlowWork
 
 # Most masks take a few microseconds: to hand them over would take longer. Those of bounded strings
 # take a hundred times as long.
 _ALONE_SECONDS = 0.0002
 _MOST_THREADS = 8
-
-_slow_work = SlowWork()
 
 Work = tuple[int, GrammarMatcher, np.ndarray]
 Slow = list[tuple[int, float]]
@@ -56,14 +54,14 @@ class MaskFiller:
 def _fill(left: deque[Work], until: float = float("inf")) -> Slow:
     """Take one after the other off `left`, as other threads may do, until that time."""
     slow: Slow = []
-    started = _slow_work.begin()
+    started = slow_work.begin()
     while left and started < until:
         try:
             place, matcher, mask = left.popleft()
         except IndexError:  # another thread was faster
             break
         matcher.fill_mask(mask)
-        if seconds := _slow_work.seconds_since(started):
+        if seconds := slow_work.slow_seconds():
             slow.append((place, seconds))
-        started = _slow_work.begin()
+        started = slow_work.begin()
     return slow

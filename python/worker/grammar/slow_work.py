@@ -1,4 +1,7 @@
-"""Notices work that keeps a core busy for long, and tells it from a machine that is busy."""
+"""Notices work that keeps a core busy for long, and tells it from a machine that is busy.
+
+Work that is soon done costs two looks at the wall clock.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,27 @@ SLOW_SECONDS = 0.05
 _FRESH_SECONDS = 0.005
 
 
-class SlowWork(threading.local):
-    """CPU time of work that takes long. A thread has its own of what an object says.
+class _Clock(threading.local):
+    """Of one thread: when its work began, and when its own time was read last."""
 
-    Work that is soon done costs two looks at the wall clock.
-    """
+    began = read_at = float("-inf")
+    used = 0.0
 
-    def __init__(self) -> None:
-        self._read_at = float("-inf")
-        self._used = 0.0
 
-    def begin(self) -> float:
-        """Work begins; returns what `seconds_since` wants."""
-        now = perf_counter()
-        if now - self._read_at > _FRESH_SECONDS:
-            self._read_at, self._used = now, thread_time()
-        return now
+_clock = _Clock()
 
-    def seconds_since(self, started: float) -> float:
-        """What the work that began last has taken, up to 5 ms too much; 0.0 if that is not long."""
-        if perf_counter() - started <= SLOW_SECONDS:
-            return 0.0
-        used = thread_time() - self._used
-        return used if used > SLOW_SECONDS else 0.0
+
+def begin() -> float:
+    """Work of this thread begins; returns the time as `perf_counter` gives it."""
+    now = _clock.began = perf_counter()
+    if now - _clock.read_at > _FRESH_SECONDS:
+        _clock.read_at, _clock.used = now, thread_time()
+    return now
+
+
+def slow_seconds() -> float:
+    """CPU time of this thread's work, up to 5 ms too much; 0.0 if that is not long."""
+    if perf_counter() - _clock.began <= SLOW_SECONDS:
+        return 0.0
+    used = thread_time() - _clock.used
+    return used if used > SLOW_SECONDS else 0.0

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..messages import OTHERWISE
 from .base import GrammarError, Vocabulary, shown
 
 # Text, or a special token.
@@ -41,7 +42,7 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     With `stop_after_first` the text ends behind the first structure. With `separators` there is no
     free text: one structure or more, and behind each of them one of these, or nothing; or instead,
-    if it is given, a value of the JSON schema `otherwise`.
+    if it is given, a value of the JSON schema `otherwise`, whose text is as its author wrote it.
     """
 
     structures: list[Structure]
@@ -91,7 +92,7 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         try:
             return write_schema(self.otherwise)
         except GrammarError as error:
-            raise GrammarError(f"text without structures: {error}") from error
+            raise GrammarError(f"{OTHERWISE}{error}") from error
 
     def begun(self, trigger: str, special: SpecialTokens) -> list[tuple[int, list[Part]]]:
         """The numbers of the structures that `trigger` begins, and what is missing of `begin`."""

@@ -51,7 +51,7 @@ def draw(
     logits: [count, vocab] of any floating type, rows contiguous; not changed
     rows, seq_lens: [count] of any integer type: row of `table`, tokens of the sequence before this
     random, filtered: whether any row is not greedy, and whether any has a top-k, top-p or min-p
-    next_tokens: [max rows] int32, takes the tokens too, each at its row of `table`
+    next_tokens: [max rows or more] int32, takes the tokens too, each at its row of `table`
 
     Filters without a threshold: the winner over the whole vocabulary is the winner over the kept
     tokens too, if it is one of them. If it is not, nothing that is as unlikely is, and the draw is

@@ -23,20 +23,22 @@ class ToolCallParser(ABC):
     name of one of them and the beginning of its arguments are there. What was taken for the
     beginning of a call, and is none, is text; so is what follows where arguments break off. White
     space between text and calls is left out. With `limit`, all is left out from the beginning of
-    a call that is one too many. With `calls_first` there are none behind text.
+    a call that is one too many. With `calls_first` there are none behind words.
 
     Joined, deltas are the same for any division of the text into pushes.
 
     A format has `markers`, before any of which there can be no call, but at the very beginning
     (see `calls_at_start`), and `special_tokens`: those that it reads, which must be in the text.
     One whose arguments are JSON has `tags`, `triggers`, with one of which each of them begins, and
-    `separators`: what may come behind one.
+    `separators`: what may come behind one. `calls_are_json`: a whole answer may be both calls and
+    a JSON object.
     """
 
     markers: ClassVar[tuple[str, ...]]
     special_tokens: ClassVar[tuple[str, ...]] = ()
     triggers: ClassVar[tuple[str, ...]] = ()
     separators: ClassVar[tuple[str, ...]] = ()
+    calls_are_json: ClassVar[bool] = False
 
     def __init__(
         self, tools: Tools, limit: int | None = None, *, calls_first: bool = False

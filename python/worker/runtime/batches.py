@@ -50,8 +50,8 @@ class Uploader:
 class BatchBuilder:
     """Makes the batches of steps that run without a CUDA graph.
 
-    `page_table` [max rows, max context] int32 and `next_tokens` [max rows], the token sampled last
-    for each row, live on the device.
+    `page_table` [max rows, max context] int32 and `next_tokens` [max rows or more], the token
+    sampled last for each row, live on the device.
     """
 
     def __init__(

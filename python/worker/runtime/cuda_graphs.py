@@ -34,9 +34,10 @@ _INPUTS = 4
 # A plan for shared prefixes is made where they have at least this share of all tokens.
 _LEAST_SHARE = 1 / 64
 
-# Each forced token reads its whole sequence, where no plan shares it: so many keys in all are read
-# before the launches of a step without a graph would have been made.
-_MOST_KEYS = 1 << 17
+# A step has so many forced tokens at most, and these read so many keys where no plan shares them:
+# that is sooner done than the launches of a step without a graph.
+MOST_FORCED_TOKENS = 512
+MOST_FORCED_KEYS = 1 << 17
 
 
 def graph_batch_sizes(max_batch_size: int) -> list[int]:
@@ -122,13 +123,15 @@ class DecodeGraphs:
             return True
         if not step.forced or step.prompt_scoring is not None or len(step.state_rows):
             return False
+        if step.given is not None and len(step.given.tokens):
+            return False
         chunks = slice(step.num_decodes, None)
         keys = int(step.seq_lens[chunks] @ step.query_lens[chunks])
-        return keys <= _MOST_KEYS and len(step.prompt_ids) <= len(self._forced_tokens)
+        return keys <= MOST_FORCED_KEYS and len(step.prompt_ids) <= len(self._forced_tokens)
 
     def replay(self, step: StepInput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Launch `step`; returns the hidden states [sampled, hidden] after the final norm, the page
-        table's rows and the lengths, [sampled] each. The next replay overwrites them.
+        table's rows and the lengths, [sampled] each. The next replay may overwrite them.
         """
         step = step.token_by_token()
         count = len(step.rows)

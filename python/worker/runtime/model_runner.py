@@ -23,7 +23,7 @@ from ..sampling.sampler import sample, warm_up
 from ..sampling.table import SamplingTable
 from ..sampling.upload import upload
 from .batches import BatchBuilder, Uploader
-from .cuda_graphs import DecodeGraphs
+from .cuda_graphs import MOST_FORCED_TOKENS, DecodeGraphs
 from .device import (
     check_fp8,
     choose_device,
@@ -50,8 +50,6 @@ _FEW_TOKENS, _FEW_TOKENS_FP8 = 8, 1
 # so many prompts, or any number of decodes.
 _EXAMPLE_TOKENS = 8192
 _EXAMPLE_PROMPTS = 16
-# So many forced tokens may be computed by one CUDA graph, beside what was sampled.
-_FORCED_TOKENS = 512
 # Without a cache, so many tokens may be on their way: in steps that are computed or planned.
 _TOKENS_ON_THEIR_WAY = 1 << 16
 
@@ -186,7 +184,7 @@ class ModelRunner:
             page_table = torch.zeros((rows + 1, columns), dtype=torch.int32, device=self.device)
             page_table[rows].fill_(self.total_tokens)  # the spare row: nothing but the spare slot
         self.next_tokens = torch.zeros(
-            rows + 1 + _FORCED_TOKENS,
+            rows + 1 + MOST_FORCED_TOKENS,
             dtype=torch.int64 if on_cpu else torch.int32,
             device=self.device,
         )
@@ -204,6 +202,11 @@ class ModelRunner:
                 logits = torch.zeros(1, vocab_size, dtype=self.dtype, device=self.device)
                 warm_up(logits, self._sampling, self.next_tokens)
 
+    @property
+    def supports_graphs(self) -> bool:
+        """Whether device and attention backend can capture decode steps."""
+        return self.device.type != "cpu" and self._backend.supports_graphs
+
     def capture_graphs(
         self, batch_sizes: Sequence[int], progress: Progress, *, prefix_sharing: bool = False
     ) -> None:
@@ -211,7 +214,7 @@ class ModelRunner:
 
         With `prefix_sharing`, steps whose `shared_lens` are given are captured, too.
         """
-        if self._uploader is None or not self._backend.supports_graphs or not batch_sizes:
+        if self._uploader is None or not self.supports_graphs or not batch_sizes:
             return
         with torch.inference_mode():
             self._graphs = DecodeGraphs(

@@ -36,7 +36,8 @@ class StepInput:
     token_type_ids: [tokens of the chunks], or none if all are 0
     state_rows: [n], ascending, the tokens of the step whose hidden states are wanted on the host
     masks: what some of `sampled` must not say
-    forced: the chunks are what grammars forced upon sequences that decode
+    forced: the chunks are of sequences that decode: what grammars forced upon them, or their last
+        token once more, for another draw
     table_indices, table_slots: [n], entries of the flattened page table that changed since the last
         step, without the decodes' own
     """
@@ -78,8 +79,9 @@ class StepInput:
         return np.arange(self.starts[-1], dtype=np.int32) + np.repeat(first, self.query_lens)
 
     def token_by_token(self) -> StepInput:
-        """The same with a sequence for each token, which ends with it: all of them decode. The ids
-        of the last ones are `prompt_ids`.
+        """The same as decodes alone: a sequence for each token, which ends with it. The last ones
+        do not have the ids that were sampled, but `prompt_ids`. What is said of tokens by their
+        places stays true, `prompts_ended` does not.
 
         Keys and values of all tokens of a layer are written before its attention is computed.
         """

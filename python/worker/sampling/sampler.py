@@ -34,7 +34,7 @@ def sample(
     logits: [count, vocab] of any floating type; may be changed in place
     rows, seq_lens: [count] on the same device: row of `table`, tokens of the sequence before this
     flags: `table.flags` of the rows
-    next_tokens: [max rows], of the tokens' type, takes the tokens too, each at its row
+    next_tokens: [max rows or more], of the tokens' type, takes the tokens too, each at its row
     processing: `table.processing` of the rows; changes logits between penalties and temperature
     masks: forbid tokens, whatever was done to their logits
     """

@@ -147,15 +147,18 @@ class Request:
         self.length -= self.pending
         self.pending = 0
 
-    def jump_forward(self, least: int) -> int:
-        """Take the tokens that the grammar forces next, if that is at least `least`; returns how
-        many, and sets `finish` if the last one is among them. What is pending is void then.
+    def jump_forward(self, least: int, most: int | None = None) -> int:
+        """Take the tokens that the grammar forces next, if that is at least `least`, and no more
+        than `most`; returns how many, and sets `finish` if the last one is among them. What is
+        pending is void then.
         """
         if self.constraint is None or self.details is not None or self.processor is not None:
             return 0  # each token's logits are wanted, or seen
         start = self.length - self.pending
         before = self.tokens[max(start - CONTEXT_TOKENS, 0) : start].tolist()
-        tokens = self.constraint.jump_forward(before, least, self.max_length - start)
+        room = self.max_length - start
+        most = room if most is None else min(room, most)
+        tokens = self.constraint.jump_forward(before, least, most)
         if not tokens:
             return 0
         self.length, self.pending = start + len(tokens), 0

@@ -27,6 +27,7 @@ from ..messages import (
     IdleOrder,
     SchedulerState,
 )
+from ..runtime.cuda_graphs import MOST_FORCED_KEYS, MOST_FORCED_TOKENS
 from ..runtime.step_result import PendingResult, StepResult
 from ..sampling.custom_logit_processor import ProcessorLoadError, load_processor
 from ..sampling.masks import TokenMasks
@@ -77,7 +78,8 @@ class SchedulerOptions:
     every one of them waits for it. None: as large as always. With `prefix_sharing` a step says what
     its sequences share. `max_queued_requests` None is no limit. `embeds`: the model makes a vector
     of each text, and knows `token_types` types of token. `jump_forward_cost`: a decode step that
-    also computes forced tokens takes as long as so many steps more.
+    also computes forced tokens takes as long as so many steps more, unless it has no more than
+    `graph_tokens` tokens and all of it is in a CUDA graph.
     """
 
     context_length: int
@@ -97,14 +99,15 @@ class SchedulerOptions:
     embeds: bool = False
     token_types: int = 1
     jump_forward_cost: float = 0
+    graph_tokens: int = 0
 
 
 @dataclass
 class _Flight:
     """A step that was launched: the requests that get a token, those that end without one, what
     others are told, and the result to come. What is drawn for those that were `overtaken` is void:
-    their grammars forced other tokens in its place. `refused` are those whose grammars do not allow
-    what was drawn, once these were asked.
+    their grammars forced other tokens in its place, or refused the one before. `refused` are those
+    whose grammars do not allow what was drawn, once these were asked.
     """
 
     sampled: list[Request]
@@ -600,8 +603,7 @@ class Scheduler:
         result = flight.result.wait()
         hand_out(flight.wishes, result)
         refused = self._follow(flight, result)
-        constraints = (request.constraint for request in flight.sampled)
-        self.grammars.look_ahead([each for each in constraints if each is not None])
+        self.grammars.look_ahead([r.constraint for r in flight.sampled if r.constraint is not None])
         for place, (request, token) in enumerate(zip(flight.sampled, result.tokens, strict=True)):
             if not self._awaits(flight, request):
                 continue
@@ -635,14 +637,28 @@ class Scheduler:
         A token that is being computed meanwhile is thus drawn in vain; the step that would have
         decoded it computes all that is forced, and draws what follows.
         """
-        least = 1 + request.pending  # so that at least one step is saved
-        if not (self.jumped or self._wants_prefill()):  # else there is such a step anyway
-            least += int(self.options.jump_forward_cost * len(self.running))
+        least, most = 1 + request.pending, None  # so that at least one step is saved
+        if not self._wants_prefill():  # else there is a step without a graph anyway
+            room = self._room_in_graph(request.length)
+            if room >= least:
+                most = room
+            elif not self.jumped or self._room_in_graph(0) >= 0:
+                least += int(self.options.jump_forward_cost * len(self.running))
         is_drawn = request.pending > 0
-        forced = request.jump_forward(least)
+        forced = request.jump_forward(least, most)
         if forced:
             self._count_forced(forced)
             self._overtake(request, is_drawn)
+
+    def _room_in_graph(self, length: int) -> int:
+        """How many forced tokens of a request of `length` tokens fit into the CUDA graph of the
+        next step, beside all else that is in it. Below 0 where that is too much already.
+        """
+        jumped = [(r.length, max(r.length - sequence_of(r).computed, 1)) for r in self.jumped]
+        forced = sum(tokens for _, tokens in jumped)
+        room = min(self.options.graph_tokens - len(self.running), MOST_FORCED_TOKENS) - forced
+        keys = MOST_FORCED_KEYS - sum(length * tokens for length, tokens in jumped)
+        return min(room, keys // max(length + room, 1))
 
     def _draw_again(self, request: Request) -> None:
         """The grammar does not allow the token that `request` was to take: its last one before is

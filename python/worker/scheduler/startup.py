@@ -36,10 +36,16 @@ _MAX_RUNNING_REQUESTS = (256, 4096)
 
 _CUDA_GRAPH_MAX_BS = 512
 
+# What a step outside of the CUDA graphs takes longer than one inside, in decode steps: an estimate.
+# The launches of 8B's layers take some 15 ms, and its decode steps from 4; those of small models 1.
+_JUMP_FORWARD_COST = 8
 # On a CPU a chunk beside decodes costs little, and its tokens as much as others: where many decode,
-# short ones were measured to cost 3 % more than they save. On a GPU a CUDA graph computes them with
-# the decodes, which wait for memory anyway.
+# short ones were measured to cost 3 % more than they save.
 _JUMP_FORWARD_COST_ON_CPU = 0.25
+
+# With fewer running requests, there are graphs for steps of so many tokens all the same, as some
+# may be forced.
+_LEAST_GRAPH_TOKENS = 32
 
 
 def build_scheduler(
@@ -80,6 +86,9 @@ def _build(
         page_size=args.page_size,
         disable_radix_cache=not keeps_prefixes,
     )
+    graph_sizes: list[int] = []
+    if runner.supports_graphs and config.pooling is None:
+        graph_sizes = _graph_batch_sizes(args, max_running)
     options = SchedulerOptions(
         context_length=context_length,
         max_running_requests=max_running,
@@ -97,7 +106,8 @@ def _build(
         eos_token_ids=config.eos_token_ids,
         embeds=config.pooling is not None,
         token_types=config.token_types,
-        jump_forward_cost=0.0 if on_gpu else _JUMP_FORWARD_COST_ON_CPU,
+        jump_forward_cost=_jump_forward_cost(on_gpu, graph_sizes),
+        graph_tokens=max(graph_sizes, default=0),
     )
     ready = Ready(
         context_length=context_length,
@@ -122,9 +132,8 @@ def _build(
             min(largest, context_length) if config.is_causal else largest,
             prefix_sharing=options.prefix_sharing,
         )
-        if config.pooling is None:
-            sizes = _graph_batch_sizes(args, max_running)
-            runner.capture_graphs(sizes, progress, prefix_sharing=options.prefix_sharing)
+        if graph_sizes:
+            runner.capture_graphs(graph_sizes, progress, prefix_sharing=options.prefix_sharing)
 
     prepare()
     engine = EngineControl(runner, cache, prepare, progress)
@@ -215,4 +224,11 @@ def _graph_batch_sizes(args: ServerArgs, max_running: int) -> list[int]:
         return []
     largest = args.cuda_graph_max_bs or _CUDA_GRAPH_MAX_BS
     sizes = args.cuda_graph_bs or graph_batch_sizes(largest)
-    return sorted({min(size, max_running) for size in sizes})
+    most = max_running if args.disable_jump_forward else max(max_running, _LEAST_GRAPH_TOKENS)
+    return sorted({min(size, most) for size in sizes})
+
+
+def _jump_forward_cost(on_gpu: bool, graph_sizes: list[int]) -> float:
+    if not on_gpu:
+        return _JUMP_FORWARD_COST_ON_CPU
+    return _JUMP_FORWARD_COST if graph_sizes else 0

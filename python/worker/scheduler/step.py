@@ -22,7 +22,8 @@ from .request import Request
 class PrefillChunk:
     """Tokens [start, end) of a request's text are computed in this step.
 
-    `forced`: a grammar forced them upon a request that runs.
+    `forced`: of a request that runs, upon which its grammar forced them, or for whose last token
+    another one is drawn behind it.
     """
 
     request: Request

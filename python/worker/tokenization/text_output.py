@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from ..messages import (
+    OTHERWISE,
     FinishReason,
     GenerateRequest,
     InputEmbeds,
@@ -29,9 +30,13 @@ class GenerationAborted(Exception):
     """
 
     def __init__(self, reason: FinishReason, request: TextRequest) -> None:
-        super().__init__(reason.message or "The engine gave the request up")
+        message = reason.message or "The engine gave the request up"
         self.status = reason.status
         self.param = request.grammar_field if reason.of_grammar else None
+        if request.otherwise_field is not None and OTHERWISE in message:
+            self.param = request.otherwise_field
+            message = f"{self.param}: {message.partition(OTHERWISE)[2]}"
+        super().__init__(message)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class TextRequest:
     One that is not `measured` is no part of the metrics. `sample` is its place among the requests
     for several answers to the same prompt. `input_ids` of a prompt that is given as
     `input_embeds` are placeholders. `shown_tokens` are in the text although they are special.
-    `grammar_field` is what a grammar came from.
+    `grammar_field` is what a grammar came from, `otherwise_field` what its `otherwise` did.
     """
 
     rid: str
@@ -57,6 +62,7 @@ class TextRequest:
     custom_logit_processor: str | None = None
     input_embeds: InputEmbeds | None = None
     grammar_field: str | None = None
+    otherwise_field: str | None = None
 
     def samples(self, count: int) -> list[TextRequest]:
         """Requests for `count` answers to the same prompt; for one, this request itself.

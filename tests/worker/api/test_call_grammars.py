@@ -212,10 +212,12 @@ ANSWERS = {"type": "array", "items": PLACE, "minItems": 1, "maxItems": 2}
 SHAPED = {"type": "json_schema", "json_schema": {"name": "answers", "schema": ANSWERS}}
 
 
-@pytest.mark.parametrize("parser", TAGGED)
+@pytest.mark.parametrize("schema", [ANSWERS, {"$ref": "#/$defs/place", "$defs": {"place": PLACE}}])
+@pytest.mark.parametrize("parser", [each for each in TAGGED if each != "llama3"])
 @pytest.mark.parametrize("is_single", [False, True])
-def test_an_answer_calls_or_keeps_to_the_schema_for_answers(backend, parser, is_single):
-    form = form_of(parser, response_format=SHAPED, parallel_tool_calls=not is_single)
+def test_an_answer_calls_or_keeps_to_the_schema_for_answers(backend, parser, is_single, schema):
+    shaped = {"type": "json_schema", "json_schema": {"name": "answers", "schema": schema}}
+    form = form_of(parser, response_format=shaped, parallel_tool_calls=not is_single)
     called, said = 0, 0
     for pieces in written(backend, form, 40):
         answer = read(form, pieces)
@@ -224,10 +226,10 @@ def test_an_answer_calls_or_keeps_to_the_schema_for_answers(backend, parser, is_
             assert not is_single or len(answer.calls) == 1
             called += 1
             for call in answer.calls:
-                schema = COUNT if call.name == "count" else {"type": "object"}
-                jsonschema.validate(json.loads(call.arguments), schema)
+                held_to = COUNT if call.name == "count" else {"type": "object"}
+                jsonschema.validate(json.loads(call.arguments), held_to)
         else:
-            jsonschema.validate(json.loads(answer.text), ANSWERS)
+            jsonschema.validate(json.loads(answer.text), schema)
             assert answer.text == "".join(pieces)
             said += 1
     assert called
@@ -240,7 +242,7 @@ def test_an_answer_that_must_call_leaves_the_schema_for_answers_alone():
         assert form.grammar == form_of(parser, tool_choice="required").grammar
 
 
-@pytest.mark.parametrize("parser", [each for each in LISTED if each])
+@pytest.mark.parametrize("parser", ["llama3", *(each for each in LISTED if each)])
 def test_a_schema_for_answers_is_refused_where_no_grammar_could_tell_them_from_calls(parser):
     with pytest.raises(ApiError, match="keeps to response_format cannot call them") as raised:
         form_of(parser, response_format=SHAPED, tools=TOOLS[:1])

@@ -333,6 +333,27 @@ async def test_a_schema_that_the_engine_refuses_is_a_400(worker: RunningWorker) 
         await chat(worker, tool_choice="required")
 
 
+async def test_a_schema_for_answers_that_the_engine_refuses_is_named_by_its_own_field(
+    worker: RunningWorker,
+) -> None:
+    reason = "structural_tag: text without structures: not is not supported"
+    finish = FinishReason.bad_grammar(reason)
+    worker.scheduler.script = answer_with([], finish=finish)
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        await chat(worker, response_format=shape)
+    assert caught.value.message.endswith(" - response_format: not is not supported")
+    assert caught.value.param == "response_format"
+
+
+async def test_a_format_for_answers_holds_nothing_where_an_answer_must_call(
+    worker: RunningWorker,
+) -> None:
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#/nope"}}}
+    await chat(worker, response_format=shape, tool_choice="required")
+    assert tag(worker)["otherwise"] is None
+
+
 # ===== with the engine =====
 
 

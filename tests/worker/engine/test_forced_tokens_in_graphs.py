@@ -5,12 +5,15 @@ On a CPU, where a double replays what was recorded, with our kernels in Triton's
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from worker.messages import GrammarSpec
+from worker.grammar.constraint import Constraint
+from worker.messages import GrammarSpec, SamplingParams
 from worker.runtime.cuda_graphs import DecodeGraphs
 from worker.runtime.step_input import StepInput
+from worker.tokenization.input_embeds import pack_embeddings
 
 from ..checkpoints import make_checkpoint
 from ..runtime.cpu_graphs import CpuUploader, Recorder
@@ -30,6 +33,7 @@ class CpuGraphs(DecodeGraphs):
         rows, columns = self.runner._page_table.shape
         spare_slot = self.runner.total_tokens
         self.replayed: list[StepInput] = []
+        self.left_out: list[StepInput] = []
         super().__init__(
             self.runner._hidden,
             self.runner._backend,
@@ -44,6 +48,12 @@ class CpuGraphs(DecodeGraphs):
             record=Recorder(),
         )
         self.runner._graphs = self
+
+    def fits(self, step: StepInput) -> bool:
+        fits = super().fits(step)
+        if step.forced and not fits:
+            self.left_out.append(step)
+        return fits
 
     def replay(self, step: StepInput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self.replayed.append(step)
@@ -93,7 +103,8 @@ def test_answers_are_those_of_a_model_that_is_asked_for_each_token(model, plain,
     interpret_kernels()
     expected = add_all(plain)
     plain.run()
-    engine = another(model, jumping, overlap=True, attention_backend="triton", **args)
+    args = {"attention_backend": "triton", "cost": 1000, "graph_tokens": 32, **args}
+    engine = another(model, jumping, overlap=True, **args)
     graphs = CpuGraphs(engine)
     rids = add_all(engine)
     engine.run()
@@ -101,4 +112,39 @@ def test_answers_are_those_of_a_model_that_is_asked_for_each_token(model, plain,
     forced = [step for step in graphs.replayed if step.forced]
     assert sum(len(step.prompt_ids) for step in forced) > 20
     assert any(step.num_decodes and len(step.prompt_ids) > 1 for step in forced)
-    assert any(len(step.sampled) < len(step.rows) for step in forced) == bool(args)  # cut ones
+    cut = [step for step in forced if len(step.sampled) < len(step.rows)]
+    assert bool(cut) == ("chunked_prefill_size" in args)
+    assert not graphs.left_out
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_prompt_of_embeddings_is_no_text_when_its_first_token_is_drawn_again(
+    model, jumping, overlap, monkeypatch
+):
+    """Its last embedding is computed once more, without a graph."""
+    interpret_kernels()
+    accept, refused = Constraint.accept, []
+
+    def refuse_first(constraint: Constraint, place: int, token: int) -> bool:
+        if constraint not in refused:
+            refused.append(constraint)
+            return not constraint._refuse(token)
+        return accept(constraint, place, token)
+
+    monkeypatch.setattr(Constraint, "accept", refuse_first)
+    found, graphs = [], []
+    for with_graphs in (False, True):
+        engine = another(model, jumping, overlap=overlap, attention_backend="triton")
+        graphs += [CpuGraphs(engine)] if with_graphs else []
+        rows = np.random.default_rng(0).normal(size=(3, 9, engine.ready.hidden_size))
+        grammar = GrammarSpec("regex", "[a-z]{3}")
+        params = SamplingParams(3, temperature=0.0, grammar=grammar)
+        rids = [
+            engine.ask([0] * len(each), params, input_embeds=pack_embeddings(each.astype("f4")))
+            for each in rows
+        ]
+        engine.run()
+        found.append(answers(engine, rids))
+    assert found[0] == found[1]
+    assert len(refused) == 6
+    assert graphs[0].left_out

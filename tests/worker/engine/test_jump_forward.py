@@ -71,12 +71,18 @@ def plain(model):
     engine.scheduler.grammars.close()
 
 
-def another(model, like: Engine, *, overlap: bool = False, cost: int = 0, **args) -> Engine:
+def another(
+    model, like: Engine, *, overlap: bool = False, cost: int = 0, graph_tokens: int = 0, **args
+) -> Engine:
     """An engine with other options, and the compiler of one that there is."""
     engine = Engine(model, random_seed=0, **args)
     engine.scheduler.grammars = like.scheduler.grammars
-    options = replace(engine.scheduler.options, overlap=overlap, jump_forward_cost=cost)
-    engine.scheduler.options = options
+    engine.scheduler.options = replace(
+        engine.scheduler.options,
+        overlap=overlap,
+        jump_forward_cost=cost,
+        graph_tokens=graph_tokens,
+    )
     return engine
 
 
@@ -273,6 +279,30 @@ def test_a_jump_has_to_pay_for_what_it_costs_others(model, jumping):
         assert all(len(engine.answer(rid)) == 40 for rid in free)
 
 
+@pytest.mark.parametrize(
+    ("graph_tokens", "keys", "forced"),
+    [(0, 9999, 0), (1, 9999, 0), (2, 9999, 0), (17, 9999, 21), (40, 9999, 21), (40, 60, 0)],
+)
+def test_a_jump_that_fits_into_a_graph_costs_nothing(
+    model, jumping, graph_tokens, keys, forced, monkeypatch
+):
+    monkeypatch.setattr("worker.scheduler.scheduler.MOST_FORCED_KEYS", keys)
+    engine = another(model, jumping, overlap=True, cost=1000, graph_tokens=graph_tokens)
+    spec = regex("[a-c]01234[a-c]5678901234567890[a-c]")
+    rid = engine.add([5, 6, 7], 60, grammar=spec)
+    engine.run()
+    assert len(engine.answer(rid)) == 24
+    assert engine.scheduler.counters.forced_tokens == forced
+
+
+def test_a_jump_is_cut_to_the_room_in_a_graph(model, jumping):
+    engine = another(model, jumping, overlap=True, cost=1000, graph_tokens=8)
+    rids = [engine.add([7, i], 60, grammar=regex("[a-c]0123456789[a-c]")) for i in range(3, 6)]
+    engine.run()
+    assert all(engine.finish[rid].kind == "stop" for rid in rids)
+    assert 3 <= engine.scheduler.counters.forced_tokens < 30
+
+
 def random_regex(rng: random.Random) -> str:
     parts = []
     for _ in range(rng.randint(2, 5)):
@@ -284,8 +314,9 @@ def random_regex(rng: random.Random) -> str:
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_any_mix_of_requests_and_aborts_obeys_and_leaves_nothing_behind(
-    model, jumping, tokenizer, overlap
+    model, jumping, tokenizer, overlap, monkeypatch
 ):
+    monkeypatch.setattr("worker.scheduler.scheduler.RESERVE_LIMIT", 8)  # so that too many come in
     rng = random.Random(5)
     engine = another(
         model,
@@ -297,6 +328,9 @@ def test_any_mix_of_requests_and_aborts_obeys_and_leaves_nothing_behind(
         enable_mixed_chunk=True,
     )
     specs = [random_regex(rng) for _ in range(12)]
+    for spec in specs:  # so that nobody waits for a grammar later
+        jumping.add([5, 6], 1, grammar=regex(spec))
+    jumping.run()
     asked: dict[str, str] = {}
     aborted = set()
     for _ in range(60):

@@ -8,7 +8,6 @@ import time
 import pytest
 
 from worker.grammar import slow_work
-from worker.grammar.slow_work import SlowWork
 
 
 @pytest.fixture(autouse=True)
@@ -23,38 +22,35 @@ def keep_busy(seconds: float) -> None:
 
 
 def test_a_busy_core_is_told_from_one_that_waits() -> None:
-    slow = SlowWork()
     for work, busy in (
         (lambda: keep_busy(0.03), 0.03),
         (lambda: time.sleep(0.03), 0.0),
         (lambda: None, 0.0),
         (lambda: keep_busy(0.05), 0.05),
     ):
-        started = slow.begin()
+        slow_work.begin()
         work()
-        seconds = slow.seconds_since(started)
+        seconds = slow_work.slow_seconds()
         assert seconds >= busy
         assert bool(seconds) == bool(busy)
 
 
 def test_a_lot_of_short_work_is_not_long() -> None:
-    slow = SlowWork()
     for _ in range(20):
-        started = slow.begin()
+        slow_work.begin()
         keep_busy(0.006)
-        assert slow.seconds_since(started) == 0.0
+        assert slow_work.slow_seconds() == 0.0
 
 
 def test_each_thread_has_its_own_time() -> None:
-    slow = SlowWork()
     found: list[float] = []
 
     def work() -> None:
-        started = slow.begin()
+        slow_work.begin()
         keep_busy(0.04)
-        found.append(slow.seconds_since(started))
+        found.append(slow_work.slow_seconds())
 
-    slow.begin()
+    slow_work.begin()
     keep_busy(0.1)
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:

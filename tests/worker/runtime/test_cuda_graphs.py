@@ -243,7 +243,7 @@ def test_forced_tokens_that_are_too_many_or_not_all_that_is_wanted_do_not_fit(mo
     assert not graphs.fits(replace(forced(5), forced=False))
     assert not graphs.fits(replace(forced(5), state_rows=np.array([3], dtype=np.int32)))
     assert not Device([4]).graphs.fits(forced(2))
-    monkeypatch.setattr(cuda_graphs, "_MOST_KEYS", 5 * 35)
+    monkeypatch.setattr(cuda_graphs, "MOST_FORCED_KEYS", 5 * 35)
     assert graphs.fits(forced(5))
     assert not graphs.fits(forced(6))
 

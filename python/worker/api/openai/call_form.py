@@ -56,7 +56,8 @@ class CallForm:
                 "tools",
             )
         if body.grammar is not None:
-            _check_schema_beside(body, arguments, any_form=choice.must_call or has_tags)
+            stands_out = parser is not None and has_tags and not parser.calls_are_json
+            _check_schema_beside(body, arguments, choice.must_call or stands_out)
         if parser is None or (choice.must_call and not has_tags):
             parser = CallListParser
             grammar = _spec("json_schema", call_list_schema(schemas, limit, "parameters"))
@@ -93,12 +94,12 @@ def check_choice(body: ToolFields) -> None:
             raise bad_request(f"tool_choice: there is no {name!r} among the tools", "tool_choice")
 
 
-def _check_schema_beside(body: AnswerBody, arguments: ServerArgs, *, any_form: bool) -> None:
-    """Raises ApiError 400 if what answers without calls keep to is none, or no grammar could say so
-    beside the form of the calls.
+def _check_schema_beside(body: AnswerBody, arguments: ServerArgs, can_be_told: bool) -> None:
+    """Raises ApiError 400 if what answers without calls keep to is no schema. `can_be_told`: where
+    it is one, a grammar tells such answers from calls.
     """
     ((field, spec),) = body.grammars.items()
-    if spec.kind == "json_schema" and any_form:
+    if spec.kind == "json_schema" and can_be_told:
         return
     where = ""
     if spec.kind == "json_schema":

@@ -31,7 +31,7 @@ def text_requests(
         limit = service.limits.room_after(len(prompt))
     sampling = body.for_engine(limit)
     shown_tokens = frozenset()
-    grammar_field = next(iter(body.grammars), None)
+    grammar_field = body_field = next(iter(body.grammars), None)
     if form is not None:
         sampling = form.held(sampling)
         shown_tokens = service.tokenizer.ids_of(form.special_tokens)
@@ -46,5 +46,6 @@ def text_requests(
         shown_tokens=shown_tokens,
         logprobs=body.logprob_options,
         grammar_field=grammar_field,
+        otherwise_field=body_field,
     )
     return request.samples(body.generated)

@@ -16,6 +16,7 @@ class Llama3Parser(JsonCallParser):
     special_tokens = (_TAG,)
     triggers = ('{"name": "',)
     separators = ("; ",)
+    calls_are_json = True
 
     @classmethod
     def tags(cls, tools: Tools, limit: int | None) -> list[CallTag]:
