@@ -30,10 +30,7 @@ class Structure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def written(self, write_schema: Callable[[str], str]) -> str:
         """The schema as a grammar. Raises GrammarError."""
-        try:
-            return write_schema(json.dumps(self.schema, ensure_ascii=False))
-        except GrammarError as error:
-            raise GrammarError(f"{self.name}: {error}") from error
+        return _written(json.dumps(self.schema, ensure_ascii=False), write_schema, f"{self.name}: ")
 
 
 class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,12 +84,7 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def otherwise_written(self, write_schema: Callable[[str], str]) -> str | None:
         """The grammar of `otherwise`, if there is one. Raises GrammarError."""
-        if self.otherwise is None:
-            return None
-        try:
-            return write_schema(self.otherwise)
-        except GrammarError as error:
-            raise GrammarError(f"{OTHERWISE}{error}") from error
+        return None if self.otherwise is None else _written(self.otherwise, write_schema, OTHERWISE)
 
     def begun(self, trigger: str, special: SpecialTokens) -> list[tuple[int, list[Part]]]:
         """The numbers of the structures that `trigger` begins, and what is missing of `begin`."""
@@ -113,6 +105,14 @@ class StructuralTag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             yield begin
         if self.otherwise is not None:
             yield []
+
+
+def _written(schema: str, write_schema: Callable[[str], str], place: str) -> str:
+    """A schema as a grammar. Raises GrammarError, with the `place` before what is wrong."""
+    try:
+        return write_schema(schema)
+    except GrammarError as error:
+        raise GrammarError(f"{place}{error}") from error
 
 
 def _longest_first(text: bytes, tokens: Mapping[bytes, int]) -> Iterator[int]:

@@ -204,11 +204,9 @@ class DecodeGraphs:
         plan = self._plan(step, size, step.shared_lens)
         if shares_prefixes and not (plan is not None and plan.shares_prefixes):
             return
-        batch = self._batch(size, shares_prefixes)
+        batch, token_places = self._batch(size, shares_prefixes)
         self._fill(batch, step, plan)
         self._backend.plan(batch)
-
-        token_places = self._inputs[: _INPUTS * size].split(size)[-1]
 
         def body() -> torch.Tensor:
             torch.index_select(self._next_tokens, 0, token_places, out=batch.input_ids)
@@ -237,14 +235,14 @@ class DecodeGraphs:
             shared_lens=shared_lens if shares_prefixes else None,
         )
 
-    def _batch(self, size: int, shares_prefixes: bool) -> ForwardBatch:
-        """Tensors for a graph to read."""
+    def _batch(self, size: int, shares_prefixes: bool) -> tuple[ForwardBatch, torch.Tensor]:
+        """Tensors for a graph to read; the last ones are where its tokens are."""
         plan_words = self._backend.plan_size(size, shares_prefixes)
         device = self._page_table.device
         sizes = [size] * _INPUTS
         words = self._inputs[: sum(sizes) + plan_words]
-        rows, seq_lens, out_slots, _, plan = words.split([*sizes, plan_words])
-        return ForwardBatch(
+        rows, seq_lens, out_slots, token_places, plan = words.split([*sizes, plan_words])
+        batch = ForwardBatch(
             input_ids=torch.empty(size, dtype=torch.int32, device=device),
             positions=torch.empty(size, dtype=torch.int32, device=device),
             out_slots=out_slots,
@@ -259,6 +257,7 @@ class DecodeGraphs:
             shares_prefixes=shares_prefixes,
             captured=True,
         )
+        return batch, token_places
 
 
 def _may_share(step: StepInput) -> bool:

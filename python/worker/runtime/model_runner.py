@@ -214,8 +214,9 @@ class ModelRunner:
 
         With `prefix_sharing`, steps whose `shared_lens` are given are captured, too.
         """
-        if self._uploader is None or not self.supports_graphs or not batch_sizes:
+        if not batch_sizes or not self.supports_graphs:
             return
+        assert self._uploader is not None, "set_page_table comes before"
         with torch.inference_mode():
             self._graphs = DecodeGraphs(
                 self._hidden,

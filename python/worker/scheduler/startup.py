@@ -132,8 +132,7 @@ def _build(
             min(largest, context_length) if config.is_causal else largest,
             prefix_sharing=options.prefix_sharing,
         )
-        if graph_sizes:
-            runner.capture_graphs(graph_sizes, progress, prefix_sharing=options.prefix_sharing)
+        runner.capture_graphs(graph_sizes, progress, prefix_sharing=options.prefix_sharing)
 
     prepare()
     engine = EngineControl(runner, cache, prepare, progress)

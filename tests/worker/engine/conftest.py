@@ -1,4 +1,4 @@
-"""A tiny checkpoint and prompts for it, where a file makes none of its own."""
+"""A tiny checkpoint and prompts for it, where a file makes none of its own, and engines with it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,27 @@ import pytest
 import torch
 
 from ..checkpoints import VOCAB_SIZE, make_checkpoint
+from .harness import Engine
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("llama3"), "llama3")
+
+
+@pytest.fixture(scope="module")
+def jumping(model):
+    engine = Engine(model, random_seed=0)
+    yield engine
+    engine.scheduler.grammars.close()
+
+
+@pytest.fixture(scope="module")
+def plain(model):
+    """Without jump-forward."""
+    engine = Engine(model, random_seed=0, disable_jump_forward=True)
+    yield engine
+    engine.scheduler.grammars.close()
 
 
 @pytest.fixture(scope="module")

@@ -72,20 +72,6 @@ def model(tmp_path_factory):
     return write_tiny_tokenizer(folder)
 
 
-@pytest.fixture(scope="module")
-def plain(model):
-    engine = Engine(model, random_seed=0, disable_jump_forward=True)
-    yield engine
-    engine.scheduler.grammars.close()
-
-
-@pytest.fixture(scope="module")
-def jumping(model):
-    engine = Engine(model, random_seed=0)
-    yield engine
-    engine.scheduler.grammars.close()
-
-
 def add_all(engine: Engine) -> list[str]:
     """Answers that do not depend on where tokens end, and a free one; a prompt in common."""
     prompt = [5, 6, *range(3, 10)]

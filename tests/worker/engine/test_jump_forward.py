@@ -56,21 +56,6 @@ def tokenizer(model):
     return load_tokenizer(model)
 
 
-@pytest.fixture(scope="module")
-def jumping(model):
-    engine = Engine(model, random_seed=0)
-    yield engine
-    engine.scheduler.grammars.close()
-
-
-@pytest.fixture(scope="module")
-def plain(model):
-    """Without jump-forward."""
-    engine = Engine(model, random_seed=0, disable_jump_forward=True)
-    yield engine
-    engine.scheduler.grammars.close()
-
-
 def another(
     model, like: Engine, *, overlap: bool = False, cost: int = 0, graph_tokens: int = 0, **args
 ) -> Engine:

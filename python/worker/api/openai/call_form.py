@@ -45,10 +45,11 @@ class CallForm:
             return None
         schemas = {each.name: each.enforced_schema for each in functions}
         limit = 1 if choice.is_named or body.parallel_tool_calls is False else None
-        name, backend = arguments.tool_call_parser, arguments.grammar_backend
+        name = arguments.tool_call_parser
         parser = None if name is None else TOOL_CALL_PARSERS[name]()
-        has_tags = bool(parser and parser.triggers and backend in _WITH_TAGS)
-        grammar, or_schema = None, False
+        has_tags = bool(parser and parser.triggers and arguments.grammar_backend in _WITH_TAGS)
+        or_schema = body.grammar is not None and not choice.must_call
+        grammar = None
         if not choice.must_call and parser is None:
             raise bad_request(
                 "tools: this worker does not know how its model calls tools; start it with "
@@ -67,12 +68,11 @@ class CallForm:
             strict = [each.name for each in functions if each.strict]
             if strict and not has_tags:
                 raise bad_request(
-                    f"tools: calls of {strict[0]!r} cannot be held to its schema among text with "
-                    f"--tool-call-parser {name} and --grammar-backend {backend}; "
+                    f"tools: calls of {strict[0]!r} cannot be held to its schema among text "
+                    f"{_with_flags(arguments)}; "
                     'give tool_choice "required", or leave strict out',
                     "tools",
                 )
-            or_schema = body.grammar is not None
             if strict or or_schema:
                 held = {each: schemas[each] if each in strict else _ANY_OBJECT for each in schemas}
                 grammar = _tag(parser, held, limit, is_alone=or_schema, otherwise=body.grammar)
@@ -101,15 +101,17 @@ def _check_schema_beside(body: AnswerBody, arguments: ServerArgs, can_be_told: b
     ((field, spec),) = body.grammars.items()
     if spec.kind == "json_schema" and can_be_told:
         return
-    where = ""
-    if spec.kind == "json_schema":
-        name, backend = arguments.tool_call_parser, arguments.grammar_backend
-        where = f"with --tool-call-parser {name} and --grammar-backend {backend} "
+    where = f"{_with_flags(arguments)} " if spec.kind == "json_schema" else ""
     raise bad_request(
         f"tools: {where}an answer that keeps to {field} cannot call them; leave one of the two "
         'out, or give tool_choice "none"',
         "tools",
     )
+
+
+def _with_flags(arguments: ServerArgs) -> str:
+    name, backend = arguments.tool_call_parser, arguments.grammar_backend
+    return f"with --tool-call-parser {name} and --grammar-backend {backend}"
 
 
 def _tag(

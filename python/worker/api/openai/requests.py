@@ -31,11 +31,13 @@ def text_requests(
         limit = service.limits.room_after(len(prompt))
     sampling = body.for_engine(limit)
     shown_tokens = frozenset()
-    grammar_field = body_field = next(iter(body.grammars), None)
+    grammar_field, otherwise_field = next(iter(body.grammars), None), None
     if form is not None:
         sampling = form.held(sampling)
         shown_tokens = service.tokenizer.ids_of(form.special_tokens)
-        grammar_field = "tools" if form.calls else grammar_field
+        if form.calls is not None:
+            otherwise_field = grammar_field if form.calls.or_schema else None
+            grammar_field = "tools"
     service.limits.check_sampling(sampling)
     request = TextRequest(
         rid=rid,
@@ -46,6 +48,6 @@ def text_requests(
         shown_tokens=shown_tokens,
         logprobs=body.logprob_options,
         grammar_field=grammar_field,
-        otherwise_field=body_field,
+        otherwise_field=otherwise_field,
     )
     return request.samples(body.generated)
